@@ -1,0 +1,110 @@
+"""The types that every part shares. Types only: nothing in here computes, and importing it loads no JAX.
+
+Letters, here and everywhere: theta optimizee parameters, phi optimizer (meta-)parameters, f optimizee loss, M tasks in a
+meta-batch, T optimizee steps in an episode (horizon), W window (steps per meta-gradient), N coordinates, H hidden units,
+S evaluation seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import jax
+    import optax
+
+Key: TypeAlias = "jax.Array"  # a typed PRNG key, ()
+Scalar: TypeAlias = "jax.Array"  # () float32
+Theta: TypeAlias = Any  # optimizee parameters: any pytree of float arrays
+Phi: TypeAlias = Any  # optimizer parameters: nested dicts of arrays, so that '/'-joined keys name every leaf
+Task: TypeAlias = Any  # what makes one f this f; () if nothing
+Data: TypeAlias = Any  # one split of a data set as device arrays; () if the problem has none
+Batch: TypeAlias = Any  # the evidence of one step
+State: TypeAlias = Any  # an estimator's state
+
+
+class Spec(BaseModel):
+    """Base of everything that a YAML file can say: frozen, strict, no unknown key, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Problem(NamedTuple):
+    """A distribution over optimizees f, as pure functions of ONE instance. Nothing in here knows of M.
+
+    Attributes:
+      init: (key, data) -> (theta_0, task). The key is consumed.
+      batch: (key, task, data) -> evidence for one step, freshly drawn; a full-batch f returns its task. The key is consumed.
+      loss: (theta, batch) -> f(theta), () float32; the unit is in the builder's docstring.
+      data: device arrays per split ("train", and where they exist "validation", "test"). Passed to jit as an ARGUMENT,
+        never closed over.
+      minibatch: True where `batch` differs from step to step, so that one loss is a noisy sample of f.
+      query: (key, task, data) -> evidence of the OUTER loss where it differs from the inner one (few-shot); the key is
+        consumed.
+      metrics: (theta, batch) -> named scalars such as accuracy; evaluated on the whole "test" split.
+      label: parameter path ("layers_0/kernel") -> group name ("conv", "fc"), for optimizers with a net per group.
+    """
+
+    init: Callable[[Key, Data], tuple[Theta, Task]]
+    batch: Callable[[Key, Task, Data], Batch]
+    loss: Callable[[Theta, Batch], Scalar]
+    data: Mapping[str, Data]
+    minibatch: bool = False
+    query: Callable[[Key, Task, Data], Batch] | None = None
+    metrics: Callable[[Theta, Batch], dict[str, Scalar]] | None = None
+    label: Callable[[str], str] | None = None
+
+
+class LearnedOptimizer(NamedTuple):
+    """A family of Optax transformations indexed by phi. Hand-made optimizers are such families too.
+
+    Attributes:
+      init: (key, theta) -> phi. The key is consumed; theta may be abstract (`jax.ShapeDtypeStruct` leaves).
+      bind: phi -> an Optax transformation; its update receives value=f(theta_t) as an extra argument.
+      start: (phi, theta) -> where the optimizee begins; identity unless the optimizer learns theta_0.
+      replayable: init and update accept one 1-D array of coordinates; coordinate i's update depends on its own history and
+        on recorded scalars alone; every state leaf has N as its LAST axis, or is a scalar.
+      per_coordinate: phi -> tree of bool, which leaves of phi are indexed by coordinate (a learned start, a rate per
+        coordinate).
+    """
+
+    init: Callable[[Key, Theta], Phi]
+    bind: Callable[[Phi], optax.GradientTransformationExtraArgs]
+    start: Callable[[Phi, Theta], Theta] = lambda phi, theta: theta
+    replayable: bool = False
+    per_coordinate: Callable[[Phi], Any] | None = None
+
+
+class Inner(NamedTuple):
+    """One optimizee in training. It carries its own randomness; theta stays a pytree."""
+
+    theta: Theta
+    opt: Any  # the state of optimizer.bind(phi)
+    task: Task
+    key: Key  # () step t draws its batch from fold_in(key, t)
+    t: jax.Array  # () int32 steps taken; one unbatched scalar for the M tasks, which run in lock-step
+    value: Scalar  # f(theta_t; batch_t)
+    grad: Theta  # its gradient, like theta
+
+
+class Estimate(NamedTuple):
+    """One window's meta-gradient."""
+
+    grad: Phi  # of the mean over tasks of the weighted sum of the window's losses, like phi
+    loss: Scalar  # () that weighted sum itself
+    losses: jax.Array  # [W] mean over tasks of f at steps t+1 … t+W, unweighted
+
+
+class Estimator(NamedTuple):
+    """A meta-gradient estimator, Optax-shaped: state in, state out; every leaf of state but t has leading axis M.
+
+    Attributes:
+      init: (key, phi, data) -> M fresh optimizees. The key is consumed.
+      estimate: (key, phi, data, state) -> (Estimate, state W steps further). The key is consumed.
+    """
+
+    init: Callable[[Key, Phi, Data], State]
+    estimate: Callable[[Key, Phi, Data, State], tuple[Estimate, State]]

@@ -1,0 +1,1 @@
+"""Data sets: names -> uint8 arrays in memory."""

@@ -1,0 +1,1 @@
+"""Meta-gradient estimators: one file each, found by the registry."""

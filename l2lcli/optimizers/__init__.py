@@ -1,0 +1,1 @@
+"""Families of Optax transformations indexed by phi: one file per family, found by the registry."""

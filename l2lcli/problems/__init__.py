@@ -1,0 +1,1 @@
+"""Distributions over optimizees: one file per family, found by the registry."""

@@ -1,0 +1,76 @@
+"""Names -> builders. A new problem, optimizer or estimator is one new file with one decorator; nothing else is edited.
+
+    @problem.register("quadratic", QuadraticSpec)
+    def quadratic(spec, raw_dir): ...
+
+The modules of each family's package are found by listing the package, so they must be cheap to import: they import JAX
+inside their builders, never at the top. That is what lets a config be validated, and its run directory written, before
+JAX is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from l2lcli.base import Spec
+
+
+class Registry:
+    """One family of builders.
+
+    Args:
+      noun: what is registered, for messages ("problem").
+      package: dotted name of the package whose modules register themselves.
+    """
+
+    def __init__(self, noun: str, package: str):
+        self.noun = noun
+        self._package = package
+        self._entries: dict[str, tuple[type[Spec], Callable[..., Any]]] = {}
+        self._listed = False
+
+    def register(self, name: str, spec: type[Spec]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Decorate the builder of `name`; `spec` is its config, whose field `kind` has that literal as type and default.
+
+        Raises ValueError if the name is taken, or if the spec's kind is not the name.
+        """
+        if "kind" not in spec.model_fields or spec.model_fields["kind"].default != name:
+            raise ValueError(f'{spec.__name__} needs the field `kind: Literal["{name}"] = "{name}"`')
+
+        def decorate(builder: Callable[..., Any]) -> Callable[..., Any]:
+            if name in self._entries and self._entries[name][1].__module__ != builder.__module__:
+                raise ValueError(f"{self.noun} {name!r} is registered already, by {self._entries[name][1].__module__}")
+            self._entries[name] = (spec, builder)
+            return builder
+
+        return decorate
+
+    def _list(self) -> dict[str, tuple[type[Spec], Callable[..., Any]]]:
+        if not self._listed:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__, self._package + "."):
+                importlib.import_module(module.name)
+            self._listed = True
+        return self._entries
+
+    def specs(self) -> dict[str, type[Spec]]:
+        """Name -> spec class, sorted by name."""
+        return {name: spec for name, (spec, _) in sorted(self._list().items())}
+
+    def builder(self, name: str) -> Callable[..., Any]:
+        """The builder of a name. Raises ValueError for an unknown one."""
+        if name not in self._list():
+            raise ValueError(f"unknown {self.noun} {name!r}; known: {', '.join(sorted(self._entries))}")
+        return self._entries[name][1]
+
+    def build(self, spec: Spec, *arguments: Any) -> Any:
+        """Call the builder that belongs to `spec.kind`."""
+        return self.builder(spec.kind)(spec, *arguments)
+
+
+problem = Registry("problem", "l2lcli.problems")
+optimizer = Registry("optimizer", "l2lcli.optimizers")
+estimator = Registry("estimator", "l2lcli.estimators")
