@@ -1,0 +1,69 @@
+"""JAX as this program uses it: how many devices, where compiled programs are kept, and what all of it was (env.json)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from l2lcli.data import cache
+
+PACKAGES = ("l2lcli", "jax", "jaxlib", "optax", "flax", "numpy", "orbax-checkpoint", "tensorflow-datasets")
+
+
+def start(devices: int = 1) -> None:
+    """Import JAX with `devices` devices and a persistent cache of compiled programs under the user's cache folder.
+
+    Called before anything else touches JAX; on a CPU each device is a thread pool of its own. A cache that cannot be
+    written is done without. Raises ValueError if there are fewer devices than asked for.
+    """
+    import jax
+
+    if devices > 1:
+        jax.config.update("jax_num_cpu_devices", devices)
+    try:
+        folder = cache.folder() / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if writable and jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        # Whatever takes longer to compile than to read; the default, 1 s, leaves out most of a run's small programs.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    if devices > jax.device_count():
+        raise ValueError(f"--devices {devices}: only {jax.device_count()} present")
+
+
+def environment(argv: list[str], datasets: dict[str, str]) -> dict[str, Any]:
+    """What env.json says: versions, backend, devices, git commit, command line, fingerprints of the data sets."""
+    import jax
+
+    return {
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "git": _git(Path(__file__).parent),
+        "argv": argv,
+        "datasets": datasets,
+    }
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """Commit and dirty flag of the source tree; None for an installed package."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True, text=True, timeout=10).stdout
+
+    try:
+        if Path(ask("rev-parse", "--show-toplevel").strip()) != folder.parent:
+            return None  # a virtual environment inside somebody else's repository
+        return {"commit": ask("rev-parse", "HEAD").strip(), "dirty": bool(ask("status", "--porcelain").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,30 @@
+"""The default estimator: the cheapest one that is exact for the case at hand."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from l2lcli import registry
+from l2lcli.base import Estimator, LearnedOptimizer, Problem, Spec
+from l2lcli.estimators.autodiff import AutodiffSpec
+
+
+class AutoSpec(Spec):
+    """Truncated back-propagation through time by whichever exact way is cheapest."""
+
+    kind: Literal["auto"] = "auto"
+    window: int = Field(20, ge=1, le=100_000)
+    """Steps per meta-gradient; divides the horizon."""
+    second_order: bool = False
+    """Let derivatives flow through what the optimizer is fed; the paper drops them."""
+
+
+@registry.estimator.register("auto", AutoSpec)
+def auto(
+    spec: AutoSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...]
+) -> Estimator:
+    """Build the estimator that `spec` comes down to. Arguments as `autodiff`."""
+    chosen = AutodiffSpec(window=spec.window, second_order=spec.second_order)
+    return registry.estimator.build(chosen, problem, optimizer, tasks, weights)

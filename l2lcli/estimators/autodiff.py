@@ -1,0 +1,64 @@
+"""Truncated back-propagation through time by differentiating the unroll itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from l2lcli import registry
+from l2lcli.base import Estimate, Estimator, LearnedOptimizer, Problem, Spec
+
+
+class AutodiffSpec(Spec):
+    """Differentiate the unrolled window; each step is recomputed on the way back (`jax.checkpoint`)."""
+
+    kind: Literal["autodiff"] = "autodiff"
+    window: int = Field(20, ge=1, le=100_000)
+    """Steps per meta-gradient; divides the horizon."""
+    second_order: bool = False
+    """Let derivatives flow through what the optimizer is fed; the paper drops them."""
+    checkpoint: bool = True
+    """Recompute each step when differentiating, instead of keeping its activations."""
+
+
+@registry.estimator.register("autodiff", AutodiffSpec)
+def autodiff(
+    spec: AutodiffSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...]
+) -> Estimator:
+    """Build the estimator of d/dphi mean_m Σ_t w_t f_m(theta_t), t over one window (Andrychowicz et al. 2016, Section 2).
+
+    Args:
+      spec: its config.
+      problem: f.
+      optimizer: the family.
+      tasks: M.
+      weights: w_1 … w_T; a window takes its own part.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from l2lcli.unroll import axes, fresh, unroll
+
+    def init(key, phi, data):
+        one = lambda key: fresh(problem, optimizer, phi, key, data)  # noqa: E731
+        return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
+
+    def estimate(key, phi, data, state):
+        del key  # nothing here is random beyond what the optimizees carry
+
+        def objective(phi):
+            def one(inner):
+                return unroll(
+                    problem, optimizer, phi, inner, data, spec.window,
+                    second_order=spec.second_order, checkpoint=spec.checkpoint,
+                )  # fmt: skip
+
+            after, losses = jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0))(state)
+            w = jax.lax.dynamic_slice(jnp.asarray(weights, losses.dtype), (state.t,), (spec.window,))
+            return jnp.mean(losses @ w), (after, losses)
+
+        (loss, (after, losses)), grad = jax.value_and_grad(objective, has_aux=True)(phi)
+        return Estimate(grad, loss, losses.mean(0)), after
+
+    return Estimator(init, estimate)

@@ -1,0 +1,118 @@
+"""Hand-made optimizers as families: phi is the logarithm of the learning rate, everything else as in the papers compared with.
+
+Any constructor of `optax` or `optax.contrib` serves by its name if a learning rate is all that it needs and its update
+runs from (grads, state, params, value) alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import Field, create_model
+
+from l2lcli import registry
+from l2lcli.base import LearnedOptimizer, Spec
+
+# Optax's constructor and what differs from its defaults. Torch7's defaults, as the paper compared with them: RMSprop
+# decay .99, momentum .9 (Andrychowicz et al. 2016, Section 3).
+COMMON: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgd": ("sgd", {}),
+    "momentum": ("sgd", {"momentum": 0.9}),
+    "nag": ("sgd", {"momentum": 0.9, "nesterov": True}),
+    "rmsprop": ("rmsprop", {"decay": 0.99}),
+    "adam": ("adam", {}),
+    "adagrad": ("adagrad", {}),
+    "adadelta": ("adadelta", {}),
+}
+
+
+def check(name: str) -> None:
+    """Raise ValueError, with the reason in one line, unless `name` is an optimizer that `hand` can build."""
+    if name not in COMMON:
+        _constructor(name)
+
+
+def hand(name: str, learning_rate: float = 1e-3) -> LearnedOptimizer:
+    """The family of one hand-made optimizer; phi = {"log_learning_rate": ()}.
+
+    Args:
+      name: one of COMMON, or a constructor of `optax` or `optax.contrib`.
+      learning_rate: where phi starts.
+
+    Raises ValueError for a name that is none, or for one that needs more than a learning rate.
+    """
+    import jax.numpy as jnp
+    import optax
+
+    constructor = _constructor(name)
+
+    def init(key, theta):
+        del key, theta
+        return {"log_learning_rate": jnp.asarray(math.log(learning_rate), jnp.float32)}
+
+    def bind(phi):
+        # In the precision of phi: a float64 phi gives a float64 rate.
+        return optax.with_extra_args_support(constructor(jnp.exp(phi["log_learning_rate"])))
+
+    return LearnedOptimizer(init, bind)
+
+
+@functools.cache
+def _constructor(name: str) -> Callable[[Any], Any]:
+    import jax
+    import jax.numpy as jnp
+    import optax
+    import optax.contrib
+
+    if name in COMMON:
+        attribute, fixed = COMMON[name]
+        return functools.partial(getattr(optax, attribute), **fixed)
+    candidate = getattr(optax, name, None) or getattr(optax.contrib, name, None)
+    if not inspect.isfunction(candidate) or name.startswith("_"):
+        raise ValueError(f"no optimizer named {name!r}; known: {', '.join(COMMON)}, and those of optax and optax.contrib")
+    parameters = inspect.signature(candidate).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    more = ", ".join(n for n in needed if n != "learning_rate")
+    if more:
+        raise ValueError(f"optax's {name} cannot serve here: it needs {more}, and only a learning rate is tuned")
+    if "learning_rate" not in [p.name for p in parameters]:
+        raise ValueError(f"optax's {name} cannot serve here: it takes no learning rate")
+
+    def trial(learning_rate, theta):
+        tx = optax.with_extra_args_support(candidate(learning_rate=learning_rate))
+        return tx.update(theta, tx.init(theta), theta, value=jnp.float32(0))[0]
+
+    theta = {"kernel": jax.ShapeDtypeStruct((3, 2), jnp.float32), "bias": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            step = jax.eval_shape(trial, jax.ShapeDtypeStruct((), jnp.float32), theta)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"optax's {name} cannot serve here: its update does not run from gradients, state, parameters and the loss "
+            f"alone ({reason})"
+        ) from None
+    if jax.tree.structure(step) != jax.tree.structure(theta):
+        raise ValueError(f"optax's {name} cannot serve here: it is no optimizer")
+    return lambda learning_rate: candidate(learning_rate=learning_rate)
+
+
+def _register(name: str) -> None:
+    spec = create_model(
+        f"{name.capitalize()}Spec",
+        __base__=Spec,
+        __doc__=f"{name} as a family whose one meta-parameter is its learning rate.",
+        kind=(Literal[name], name),
+        learning_rate=(float, Field(1e-3, gt=0, description="Where the learning rate starts.")),
+    )
+    registry.optimizer.register(name, spec)(lambda spec: hand(spec.kind, spec.learning_rate))
+
+
+for _name in COMMON:
+    _register(_name)

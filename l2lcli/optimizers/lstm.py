@@ -1,0 +1,103 @@
+"""The paper's optimizer: one small LSTM, shared by all coordinates, with a state of its own for each of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pydantic import Field
+
+from l2lcli import registry
+from l2lcli.base import LearnedOptimizer, Spec
+from l2lcli.optimizers.preprocess import LogSign, Preprocess, features, preprocess
+
+if TYPE_CHECKING:
+    import jax
+
+
+class LstmSpec(Spec):
+    """Coordinatewise LSTM (Andrychowicz et al. 2016, Section 2.1)."""
+
+    kind: Literal["lstm"] = "lstm"
+    layers: int = Field(2, ge=0, le=8)
+    """LSTM layers; 0 leaves the linear read-out alone."""
+    hidden: int = Field(20, ge=1, le=1024)
+    """Units per layer."""
+    preprocess: Preprocess = LogSign()
+    """What the LSTM is shown of a gradient."""
+    output_scale: float = Field(0.1, gt=0)
+    """The read-out is multiplied by this to give the update."""
+    forget_bias: float = 1.0
+    """Added to the forget gate's input."""
+
+
+class LstmState(NamedTuple):
+    """State of N coordinates, layer by layer; N is the LAST axis, so that no step transposes."""
+
+    h: tuple[jax.Array, ...]  # [H, N] each
+    c: tuple[jax.Array, ...]  # [H, N] each
+
+
+@registry.optimizer.register("lstm", LstmSpec)
+def lstm(spec: LstmSpec) -> LearnedOptimizer:
+    """Build the family.
+
+    phi: `lstm_<i>/{input [4H, inputs], recurrent [4H, H], bias [4H]}` and `readout/{kernel [inputs], bias ()}`.
+    Gates are stacked in the order input, forget, cell, output. The update of a coordinate is `output_scale` times a
+    linear read-out of the last layer's h; it is added to the coordinate, so its sign is the LSTM's own affair.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from jax.flatten_util import ravel_pytree
+
+    show = preprocess(spec.preprocess)
+
+    def init(key, theta):
+        dtype = jax.tree.leaves(theta)[0].dtype
+        phi, inputs = {}, features(spec.preprocess)
+        keys = jax.random.split(key, spec.layers + 1)
+
+        def uniform(key, shape, fan):  # as torch.nn.LSTMCell and torch.nn.Linear start: U(-1/√fan, 1/√fan)
+            return jax.random.uniform(key, shape, dtype, -(fan**-0.5), fan**-0.5)
+
+        for i in range(spec.layers):
+            input_key, recurrent_key, bias_key = jax.random.split(keys[i], 3)
+            phi[f"lstm_{i}"] = {
+                "input": uniform(input_key, (4 * spec.hidden, inputs), spec.hidden),
+                "recurrent": uniform(recurrent_key, (4 * spec.hidden, spec.hidden), spec.hidden),
+                "bias": uniform(bias_key, (4 * spec.hidden,), spec.hidden),
+            }
+            inputs = spec.hidden
+        phi["readout"] = {"kernel": uniform(keys[-1], (inputs,), inputs), "bias": jnp.zeros((), dtype)}
+        return phi
+
+    def cell(weights, x, h, c):
+        """One layer, one coordinate: x [inputs], h and c [H] -> h, c."""
+        gates = weights["input"] @ x + weights["recurrent"] @ h + weights["bias"]
+        i, f, g, o = jnp.split(gates, 4)
+        c = jax.nn.sigmoid(f + spec.forget_bias) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+    def coordinate(phi, g, h, c):
+        """One coordinate: its gradient () and state -> its update () and state."""
+        x, h, c = show(g), list(h), list(c)
+        for i in range(spec.layers):
+            h[i], c[i] = cell(phi[f"lstm_{i}"], x, h[i], c[i])
+            x = h[i]
+        return spec.output_scale * (phi["readout"]["kernel"] @ x + phi["readout"]["bias"]), LstmState(tuple(h), tuple(c))
+
+    def bind(phi):
+        def start(theta):
+            flat, _ = ravel_pytree(theta)
+            # One buffer a leaf, not one shared: whoever donates the state would else donate the same buffer twice.
+            zeros = lambda: tuple(jnp.zeros((spec.hidden, flat.size), flat.dtype) for _ in range(spec.layers))  # noqa: E731
+            return LstmState(zeros(), zeros())
+
+        def update(grad, state, theta=None, **extra):
+            flat, unravel = ravel_pytree(grad)
+            step, state = jax.vmap(coordinate, in_axes=(None, -1, -1, -1), out_axes=-1)(phi, flat, state.h, state.c)
+            return unravel(step), state
+
+        return optax.GradientTransformationExtraArgs(start, update)
+
+    return LearnedOptimizer(init, bind, replayable=True)

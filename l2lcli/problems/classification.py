@@ -1,0 +1,68 @@
+"""A network that learns to classify images, on minibatches (Andrychowicz et al. 2016, Section 3.2)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from l2lcli import registry
+from l2lcli.base import Problem, Spec
+from l2lcli.problems.networks import Activation, mlp
+
+
+class ClassificationSpec(Spec):
+    """f(theta) = mean softmax cross-entropy of a multilayer perceptron on a fresh minibatch."""
+
+    kind: Literal["classification"] = "classification"
+    dataset: Literal["digits", "mnist", "fashion_mnist"] = "digits"
+    """Images and labels; digits needs no download."""
+    hidden: list[int] = Field([20], max_length=16)
+    """Units of each hidden layer."""
+    activation: Activation = "sigmoid"
+    """After each hidden layer."""
+    init_scale: float = Field(0.1, ge=0)
+    """Standard deviation of theta_0, kernels and biases alike."""
+    batch_size: int = Field(128, ge=1, le=1_000_000)
+    """Images per step, drawn with replacement."""
+
+
+@registry.problem.register("classification", ClassificationSpec)
+def classification(spec: ClassificationSpec, raw_dir: str | None = None) -> Problem:
+    """Build the distribution: one network and data set, tasks differ in theta_0 and in the order of the minibatches.
+
+    theta: the Flax parameters; task (); data of a split: {"image": [n, ...] uint8, "label": [n]}; batch: the same, with B
+    rows. f is in nats per image. Metric: accuracy, a fraction. Raises DataError if the data set cannot be loaded.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from l2lcli.data import loader
+
+    dataset = loader.load(spec.dataset, raw_dir)
+    data = {
+        split: {"image": jnp.asarray(arrays["image"]), "label": jnp.asarray(arrays["label"], jnp.int32)}
+        for split, arrays in dataset.splits.items()
+    }
+    network = mlp(tuple(spec.hidden), dataset.classes, spec.activation, spec.init_scale)
+
+    def init(key, data):
+        return network.init(key, jnp.zeros((1, *data["image"].shape[1:])))["params"], ()
+
+    def batch(key, task, data):
+        rows = jax.random.randint(key, (spec.batch_size,), 0, data["label"].shape[0])
+        return {"image": data["image"][rows], "label": data["label"][rows]}
+
+    def logits(theta, batch):
+        # Pixels stay uint8 until here: the whole data set in memory is a quarter of what floats would take.
+        dtype = jax.tree.leaves(theta)[0].dtype
+        return network.apply({"params": theta}, batch["image"].astype(dtype) / dataset.scale)
+
+    def loss(theta, batch):
+        return optax.softmax_cross_entropy_with_integer_labels(logits(theta, batch), batch["label"]).mean()
+
+    def metrics(theta, batch):
+        return {"accuracy": jnp.mean(jnp.argmax(logits(theta, batch), -1) == batch["label"])}
+
+    return Problem(init, batch, loss, data, minibatch=True, metrics=metrics, label=lambda path: "fc")

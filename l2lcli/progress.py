@@ -1,0 +1,85 @@
+"""How a run shows its progress: a bar on a terminal, plain lines elsewhere; both on stderr, so that stdout is the result's."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+PLAIN_SECONDS = 10.0  # between plain lines
+
+
+class Progress:
+    """Progress of one meta-training and its evaluation. A context manager.
+
+    Args:
+      total: meta-steps in all.
+      done: meta-steps that were done before, by the run that is resumed.
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        """Nothing is shown before the first `update` or `say`."""
+        self._total, self._start, self._began = total, done, time.monotonic()
+        self._shown = -PLAIN_SECONDS
+        self._seen: dict[str, Any] = {}
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        """Opens the bar, on a terminal."""
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            text = TextColumn("{task.description}")
+            self._bar = Bar(text, BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn(), console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task("compiling", total=self._total, completed=self._start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def update(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Meta-training has done `step` meta-steps and these new rows."""
+        for row in rows:
+            self._seen |= {key: row[key] for key in ("episode", "loss", "validation_loss") if key in row}
+        seconds = time.monotonic() - self._began
+        rate = (step - self._start) / seconds
+        line = f"episode {self._seen.get('episode', 0)}"
+        line += "".join(f"  {name} {_number(self._seen[key])}" for key, name in NAMES.items() if key in self._seen)
+        line += f"  {rate:.1f} meta-steps/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=line)
+        elif time.monotonic() - self._shown >= PLAIN_SECONDS or step == self._total:
+            self._shown = time.monotonic()
+            left = (self._total - step) / rate if rate else 0.0
+            self._print(f"{line}  {100 * step // self._total} %  {_clock(left)} left")
+
+    def say(self, line: str) -> None:
+        """Show a line about what is being done."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=line)
+        else:
+            self._print(line)
+
+    @staticmethod
+    def _print(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+NAMES = {"loss": "loss", "validation_loss": "validation"}
+
+
+def _number(x: float | None) -> str:
+    return "not finite" if x is None else f"{x:.4g}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

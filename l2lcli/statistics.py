@@ -1,0 +1,66 @@
+"""Statistics of loss curves: what one number says of a curve, and how sure it is. NumPy alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 10_000
+LAST = 5  # steps averaged into `final` where one loss is a noisy sample
+
+
+def final(losses: np.ndarray, minibatch: bool) -> np.ndarray:
+    """f at step T of each seed, [S]; the mean of the last 5 steps on minibatches. losses: [S, T+1]."""
+    return losses[:, -LAST:].mean(1) if minibatch else losses[:, -1]
+
+
+def total(losses: np.ndarray) -> np.ndarray:
+    """Σ_{t=0}^{T-1} f(theta_t) of each seed, [S]. losses: [S, T+1]."""
+    return losses[:, :-1].sum(1)
+
+
+def mean_interval(samples: np.ndarray) -> tuple[float | None, list[float] | None]:
+    """Mean and its bootstrap 95 % interval (percentiles); None, None if a sample is not finite."""
+    if not np.isfinite(samples).all():
+        return None, None
+    means = samples[_resamples(len(samples))].mean(1)
+    return float(samples.mean()), np.percentile(means, [2.5, 97.5]).tolist()
+
+
+def ratio_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float | None, list[float] | None]:
+    """Ratio of means over the same seeds and its paired bootstrap 95 % interval; None, None if a sample is not finite."""
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()) or theirs.mean() == 0:
+        return None, None
+    rows = _resamples(len(ours))
+    ratios = ours[rows].mean(1) / theirs[rows].mean(1)
+    return float(ours.mean() / theirs.mean()), np.percentile(ratios, [2.5, 97.5]).tolist()
+
+
+def first_at_or_below(losses: np.ndarray, level: float) -> int | None:
+    """First step at which the mean over seeds is at or below `level`; None if it never is. losses: [S, T+1]."""
+    below = np.nonzero(losses.mean(0) <= level)[0]
+    return int(below[0]) if len(below) else None
+
+
+def diverged(losses: np.ndarray) -> int:
+    """Seeds with a loss that is not finite. losses: [S, T+1]."""
+    return int((~np.isfinite(losses)).any(1).sum())
+
+
+def describe(for_final: np.ndarray, for_sum: np.ndarray, minibatch: bool) -> dict[str, Any]:
+    """The part of a summary's entry that follows from the losses of the two tuned rates, [S, T+1] each."""
+    entry: dict[str, Any] = {}
+    entry["final"], entry["final_ci"] = mean_interval(_or_nan(final(for_final, minibatch), for_final))
+    entry["sum"], entry["sum_ci"] = mean_interval(_or_nan(total(for_sum), for_sum))
+    return {**entry, "diverged": max(diverged(for_final), diverged(for_sum))}
+
+
+def _or_nan(samples: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    # A seed that blew up half-way counts as lost even if its last loss is finite again.
+    return np.where(np.isfinite(losses).all(1), samples, np.nan)
+
+
+def _resamples(count: int) -> np.ndarray:
+    # A fixed generator: the same curves give the same interval.
+    return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))

@@ -1,0 +1,161 @@
+"""What a run directory's files say: read, checked, and as a table and words for the terminal. JAX is never imported."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WIDTH = 110  # columns of the terminal's table
+
+
+class ReportError(Exception):
+    """A fault that the user can act on, in one line: nothing to report on, a damaged file."""
+
+
+def read_curves(path: Path) -> dict[str, np.ndarray]:
+    """Read `curves/<name>.csv`: optimizer -> losses [S, T+1], NaN where missing. Raises ReportError at a damaged line."""
+    rows: dict[str, list[tuple[int, int, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        try:
+            for row in reader:
+                entry = (int(row["seed"]), int(row["step"]), float(row["loss"] or "nan"))
+                rows.setdefault(row["optimizer"], []).append(entry)
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise ReportError(f"{path}:{reader.line_num}: damaged: expected columns optimizer, seed, step, loss") from error
+    curves = {}
+    for name, entries in rows.items():
+        seed, step, loss = (np.asarray(column) for column in zip(*entries, strict=True))
+        seeds, index = np.unique(seed, return_inverse=True)
+        curves[name] = np.full((len(seeds), step.max() + 1), np.nan)
+        curves[name][index, step] = loss
+    return curves
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read `metrics.jsonl`; lines that a killed process left unfinished are passed over."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is no file. Raises ReportError where it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise ReportError(f"{path}: damaged: expected a JSON object")
+    return value
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """`summary.json`, None where the folder has none. Raises ReportError where a table could not be made of it."""
+    summary = read_json(folder / "summary.json")
+    for part in [] if summary is None else [summary, *(summary.setdefault("variants", {}) or {}).values()]:
+        for key, kind in (("problem", str), ("steps", int), ("seeds", int), ("optimizers", dict)):
+            if not isinstance(part, dict) or not isinstance(part.get(key), kind):
+                raise ReportError(f"{folder / 'summary.json'}: damaged: '{key}' is missing or is no {kind.__name__}")
+        if part.setdefault("learned", None) not in [None, *part["optimizers"]]:
+            raise ReportError(f"{folder / 'summary.json'}: damaged: {part['learned']!r} is not among the optimizers")
+    return summary
+
+
+def number(x: float | None, digits: int = 4) -> str:
+    """A number with so many significant digits, as short as it goes; "lost" where a diverged seed left none."""
+    if x is None or not np.isfinite(x):
+        return "lost"
+    text = f"{x:#.{digits}g}".rstrip(".")
+    plain = f"{x:.0f}" if "e" in text and 1 <= abs(x) < 1e6 else text  # 149, not 1.5e2
+    return re.sub(r"e([+-])0?", lambda m: "e" + m[1].strip("+"), plain)
+
+
+def interval(entry: dict[str, Any], key: str, digits: int = 4, brackets: bool = True) -> str:
+    """`x [lo, hi]` of entry[key] and entry[key_ci], the brackets left out where there is no interval."""
+    low, high = (entry.get(f"{key}_ci") if brackets else None) or (None, None)
+    span = "" if None in (entry.get(key), low, high) else f" [{number(low, digits)}, {number(high, digits)}]"
+    return number(entry.get(key), digits) + span
+
+
+def optimizer_rows(summary: dict[str, Any], digits: int = 4, brackets: str = "final sum accuracy") -> list[list[str]]:
+    """Header and one row an optimizer, best sum first; empty columns are left out. Brackets: the columns with intervals."""
+    rows = [["optimizer", "rate final / sum", "final loss", "summed loss", "to best", "accuracy", "ms/step", "diverged"]]
+    for name, entry in sorted(summary["optimizers"].items(), key=lambda o: np.inf if o[1].get("sum") is None else o[1]["sum"]):
+        rates = [(entry.get(f"phi_{metric}") or {}).get("learning_rate") for metric in ("final", "sum")]
+        rate = " / ".join(dict.fromkeys(f"{r:.3g}".replace("e-0", "e-") for r in rates if r is not None))
+        test, pace, reached = entry.get("test") or {}, entry.get("seconds_per_step"), entry.get("steps_to_best_baseline")
+        to_best = str(reached) if reached is not None else "never" if name == summary["learned"] else ""
+        losses = [interval(entry, key, digits, key in brackets) for key in ("final", "sum")]
+        accuracy = interval(test, "accuracy", 3, "accuracy" in brackets) if "accuracy" in test else ""
+        cells = [name, rate, *losses, to_best, accuracy]
+        cells.append("" if pace is None else number(1e3 * pace, 3))
+        rows.append([*cells, f"{entry.get('diverged') or 0}/{summary['seeds']}"])
+    filled = [[c or "-" for c in column] for column in zip(*rows, strict=True) if any(column[1:])]
+    return [list(row) for row in zip(*filled, strict=True)]
+
+
+def _ratio(summary: dict[str, Any], metric: str) -> str:
+    best = (summary.get("best_baseline") or {}).get(metric)
+    return f"{interval(summary, f'ratio_{metric}', 3)} ({best})" if best and summary["learned"] else "-"
+
+
+def ratio_rows(parts: dict[str, dict[str, Any]], first: str) -> list[list[str]]:
+    """Header and one row a summary (of a variant, or of a run): ratios to the best baselines and the learned one's own."""
+    rows = [[first, "final: learned / best", "sum: learned / best", "learned: final", "sum", "diverged"]]
+    for name, part in parts.items():
+        entry = part["optimizers"].get(part["learned"]) or {}
+        own = [number(entry[m]) if m in entry else "-" for m in ("final", "sum")]
+        rows.append([name, _ratio(part, "final"), _ratio(part, "sum"), *own, f"{entry.get('diverged') or 0}/{part['seeds']}"])
+    return rows
+
+
+def _lines(rows: list[list[str]], marked: str | None = None) -> list[str]:
+    """Rows as aligned lines of at most WIDTH columns, for which names are cut; the marked one begins with `>`."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[0] = min(widths[0], max(6, WIDTH - 2 * len(widths) - sum(widths[1:])))
+    cut = [[r[0] if len(r[0]) <= widths[0] else f"{r[0][: widths[0] - 1]}…", *r[1:]] for r in rows]
+    lines = ["  ".join(map(str.ljust, r, widths)).rstrip() for r in cut]
+    return [f"{'>' if r[0] == marked else ' '} {line}" for r, line in zip(rows, lines, strict=True)]
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as plain text for the terminal, at most 110 columns wide: optimizers, ratios in words, variants."""
+    learned, best, variants = summary.get("learned"), summary.get("best_baseline") or {}, summary.get("variants")
+    summary = {**summary, "learned": learned}
+    for digits, brackets in ((4, "final sum"), (3, "final sum"), (2, "final sum"), (3, "")):
+        lines = _lines(optimizer_rows(summary, digits, brackets), learned)
+        if max(map(len, lines)) <= WIDTH:
+            break
+    ratios = f"{learned} / best baseline: final {_ratio(summary, 'final')}, sum {_ratio(summary, 'sum')}"
+    said = f"{ratios}: below 1 means the learned optimizer is better" if learned and best else verdict(summary)
+    title = f"{summary.get('label') or summary['problem']}: {summary['steps']} steps, {summary['seeds']} seeds [95 % intervals]"
+    more = ["", *_lines(ratio_rows(variants, "variant"))] if variants else []
+    return "\n".join([title, "", *lines, "", *textwrap.wrap(said, WIDTH), *more])
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """What came out, in words: both ratios, their intervals, and whether they can be told from 1."""
+    learned, best, said = summary["learned"], summary.get("best_baseline") or {}, []
+    if not learned or not best:
+        named = f"{best.get('final')} for the final loss, {best.get('sum')} for the summed loss"
+        return f"No learned optimizer was compared. Best tuned baseline: {named}."
+    for metric, what in (("sum", "summed"), ("final", "final")):
+        ratio, against = summary.get(f"ratio_{metric}"), f"the {what} loss of the best tuned baseline ({best.get(metric)})"
+        low, high = (ratio if end is None else end for end in summary.get(f"ratio_{metric}_ci") or (None, None))
+        word = "" if ratio is None else "better" if high < 1 else "worse" if low > 1 else "no clear difference"
+        shown = f"reaches {interval(summary, f'ratio_{metric}', 3)} × {against}: {word}"
+        said.append(f"cannot be compared with {against}, since a seed diverged" if ratio is None else shown)
+    return f"The learned optimizer ({learned}) {'; it '.join(said)}. Brackets: 95 % interval; below 1 it is better."

@@ -1,0 +1,82 @@
+"""The inner loop: an optimizee trained by any optimizer, for a number of steps. Nothing else steps an optimizee.
+
+Written for one optimizee; callers `vmap` it with `axes()`. All randomness is in `Inner.key`: step t draws its batch from
+`fold_in(key, t)`, so an unroll of 20 steps is bit-equal to 13 followed by 7, and the same key gives every optimizer the
+same start and the same batches.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2lcli.base import Data, Inner, Key, LearnedOptimizer, Phi, Problem
+
+
+def namespace(root: Key, name: str) -> Key:
+    """A key of its own for "train", "validation", "tuning" or "evaluation", so that none of them sees another's tasks."""
+    return jax.random.fold_in(root, zlib.crc32(name.encode()))
+
+
+def axes(axis: int | None = 0) -> Inner:
+    """`in_axes` / `out_axes` for a batch of optimizees that run in lock-step: everything is batched but t."""
+    return Inner(theta=axis, opt=axis, task=axis, key=axis, t=None, value=axis, grad=axis)
+
+
+def fresh(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, data: Data) -> Inner:
+    """One optimizee before its first step, with f and its gradient at theta_0. The key is consumed."""
+    init_key, step_key = jax.random.split(key)
+    theta, task = problem.init(init_key, data)
+    theta = optimizer.start(phi, theta)
+    t = jnp.zeros((), jnp.int32)
+    value, grad = _evidence(problem, theta, task, step_key, t, data)
+    return Inner(theta, optimizer.bind(phi).init(theta), task, step_key, t, value, grad)
+
+
+def unroll(
+    problem: Problem,
+    optimizer: LearnedOptimizer,
+    phi: Phi,
+    inner: Inner,
+    data: Data,
+    steps: int,
+    *,
+    second_order: bool = False,
+    checkpoint: bool = False,
+) -> tuple[Inner, jax.Array]:
+    """Train one optimizee for `steps` steps.
+
+    Args:
+      problem: f.
+      optimizer: the family whose member phi is applied.
+      phi: optimizer parameters; traced, and differentiable.
+      inner: where the optimizee stands.
+      data: one split of the problem's data.
+      steps: number of updates, static.
+      second_order: let derivatives flow through what the optimizer is fed, the gradient and the value. The paper drops
+        them ("the dashed edges", Andrychowicz et al. 2016, Fig. 2), and so does the default.
+      checkpoint: recompute each step when differentiating, instead of keeping its activations.
+
+    Returns:
+      The optimizee `steps` further, and f at steps t+1 … t+steps: [steps].
+    """
+    fed = (lambda x: x) if second_order else jax.lax.stop_gradient
+
+    def step(inner: Inner, _: None) -> tuple[Inner, jax.Array]:
+        tx = optimizer.bind(phi)
+        update, opt = tx.update(inner.grad, inner.opt, inner.theta, value=inner.value)
+        theta = optax.apply_updates(inner.theta, update)
+        t = inner.t + 1
+        value, grad = _evidence(problem, theta, inner.task, inner.key, t, data)
+        return Inner(theta, opt, inner.task, inner.key, t, fed(value), fed(grad)), value
+
+    inner = inner._replace(value=fed(inner.value), grad=fed(inner.grad))
+    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if checkpoint else step, inner, length=steps)
+
+
+def _evidence(problem: Problem, theta, task, key: Key, t: jax.Array, data: Data):
+    batch = problem.batch(jax.random.fold_in(key, t), task, data)
+    return jax.value_and_grad(problem.loss)(theta, batch)
