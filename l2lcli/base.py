@@ -46,6 +46,7 @@ class Problem(NamedTuple):
         consumed.
       metrics: (theta, batch) -> named scalars such as accuracy; evaluated on the whole "test" split.
       label: parameter path ("layers_0/kernel") -> group name ("conv", "fc"), for optimizers with a net per group.
+      provenance: label -> fingerprint of each data set that was read; "mnist[10000/1000]" labels a subset.
     """
 
     init: Callable[[Key, Data], tuple[Theta, Task]]
@@ -56,6 +57,7 @@ class Problem(NamedTuple):
     query: Callable[[Key, Task, Data], Batch] | None = None
     metrics: Callable[[Theta, Batch], dict[str, Scalar]] | None = None
     label: Callable[[str], str] | None = None
+    provenance: Mapping[str, str] = {}
 
 
 class LearnedOptimizer(NamedTuple):

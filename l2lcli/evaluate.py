@@ -173,7 +173,8 @@ def compare(
             for_sum = found[f"{label}@sum"] = curves(problem, family, phis["sum"], keys, steps, metrics_every)
         entry = {f"phi_{metric}": {"learning_rate": rates[metric]} if rates else None for metric in ("final", "sum")}
         entry |= statistics.describe(found[label].losses, for_sum.losses, problem.minibatch)
-        entry |= {"steps_to_best_baseline": None, "seconds_per_step": seconds_per_step(problem, family, phis["final"], keys[0], steps)}
+        entry["steps_to_best_baseline"] = None
+        entry["seconds_per_step"] = seconds_per_step(problem, family, phis["final"], keys[0], steps)
         if found[label].metrics:
             entry["test"] = {}
             for metric, values in found[label].metrics.items():

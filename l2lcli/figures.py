@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-INK, FAINT, PAPER = (
-    "#24292e",
-    "#d9dcdf",
-    "#fefefe",
-)  # text and axes, grid, background: report.py re-colours them for dark screens
+from l2lcli.artefact import faults, replacing
+
+# Text and axes, grid, background; report.py re-colours them for dark screens.
+INK, FAINT, PAPER = "#24292e", "#d9dcdf", "#fefefe"
 LEARNED = "#d55e00"  # Okabe and Ito's colour-blind-safe palette; grey in place of its yellow, which white paper swallows
 NAMED = {"sgd": "#7a7f85", "momentum": "#56b4e9", "nag": "#0072b2", "rmsprop": "#cc79a7", "adam": "#009e73"}
 OTHERS = ("#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#7a7f85", "#8f6b4a", "#7b6bc4")
@@ -112,10 +111,15 @@ def draw_lines(lines: list[Line], title: str, xlabel: str, ylabel: str, log_x: b
         ax.set_xscale("log")
         _log(ax.xaxis, left, right)
     ax.set_xlim(left, right)
+
+    def shade(line: Line) -> float:
+        """How strong a band is: of many, only the learned optimizer's can be told from the others."""
+        return 0.16 if line.width > 2 or sum(not other.dashed for other in lines) <= 5 else 0.06
+
     ends = []
     for line, (lower, median, upper) in zip(lines, bands, strict=True):
         if len(line.losses) > 1 and not line.dashed:
-            ax.fill_between(line.x, lower, upper, color=line.colour, alpha=0.16, linewidth=0, zorder=2)
+            ax.fill_between(line.x, lower, upper, color=line.colour, alpha=shade(line), linewidth=0, zorder=2)
         style = {"linestyle": (0, (4, 2)) if line.dashed else "-", "linewidth": line.width, "zorder": 3 + line.width}
         ax.plot(line.x, median, color=line.colour, **style)
         last = np.flatnonzero(np.isfinite(median))[-1:]
@@ -135,6 +139,7 @@ def draw_lines(lines: list[Line], title: str, xlabel: str, ylabel: str, log_x: b
         keys.append(Line2D([], [], color=INK, linewidth=0.9, linestyle=(0, (4, 2)), label="… tuned for the summed loss"))
     if any(len(line.losses) > 1 for line in lines):
         keys.append(Patch(facecolor=INK, alpha=0.16, label="interquartile band"))
+    if len(keys) > 1:
         ax.legend(handles=keys, loc="best", frameon=False)
     ax.set(title=plain(title), xlabel=xlabel, ylabel=plain(ylabel))
     return figure
@@ -146,7 +151,7 @@ def loss_figure(
     """Loss of every optimizer against steps, or against wall-clock seconds; None where no curve can be drawn."""
     learned, steps, seeds = summary["learned"], summary["steps"], summary["seeds"]
     pace = {n: entry.get("seconds_per_step") if seconds else 1.0 for n, entry in summary["optimizers"].items() if n in curves}
-    pace = {n: pace[n] for n in sorted(pace, key=lambda n: (n == learned, n)) if pace[n]}  # the learned one last, on top
+    pace = {n: pace[n] for n in sorted(pace, key=lambda n: (n == learned, n)) if (pace[n] or 0) > 0}  # the learned one last, on top
     if not pace:
         return None
     scale, unit = (1.0, "s")
@@ -172,16 +177,11 @@ def loss_figure(
     if learned in pace:
         caption += f" Thick: the learned optimizer ({learned})."
     if any("(diverged" in (line.label or "") for line in lines):
-        caption += (
-            " Diverged: seeds with a non-finite loss, ranked as infinitely large; a median that is not finite is not drawn."
-        )
-    axes = (
-        (f"wall-clock time ({unit})" if seconds else "optimizee steps"),
-        f"loss f(θ), {summary.get('units') or ''}".strip(", "),
-    )
-    return Figure(
-        name, title, caption, lambda: draw_lines(lines, title, *axes, log_x=max(pace.values()) > 4 * min(pace.values()))
-    )
+        caption += " Diverged: seeds with a non-finite loss, ranked as infinitely large; medians that are not finite are left out."
+    along = f"wall-clock time ({unit})" if seconds else "optimizee steps"
+    loss = f"loss f(θ), {summary.get('units') or ''}".strip(", ")
+    apart = max(pace.values()) > 4 * min(pace.values())
+    return Figure(name, title, caption, lambda: draw_lines(lines, title, along, loss, log_x=apart))
 
 
 def training_figure(rows: list[dict[str, Any]]) -> Figure | None:
@@ -220,27 +220,28 @@ def training_figure(rows: list[dict[str, Any]]) -> Figure | None:
         figure.axes[0].set(title="Meta-training")
         return figure
 
-    caption = (
-        "Meta-training: loss and validation loss against meta-steps. The two may sum over different numbers of steps: compare "
-    )
-    caption += "their shapes, not their levels. Where rows are many, the thick line is their running median."
+    caption = "Meta-training: loss and validation loss against meta-steps. The two may sum over different numbers of steps: "
+    caption += "compare their shapes, not their levels. Where rows are many, the thick line is their running median."
     caption += " Dot: the best validation loss, whose optimizer is the one kept." if best else ""
-    caption += (
-        f" Ticks at the bottom: updates skipped for a non-finite gradient, {sum(r['skipped'] for r in skips)}." if skips else ""
-    )
+    skipped = sum(r["skipped"] for r in skips)
+    caption += f" Ticks at the bottom: updates skipped for a non-finite gradient, {skipped}." if skips else ""
     return Figure("meta_training", "Meta-training", caption, draw)
 
 
 def save(figure: Figure, directory: Path | None = None) -> str:
-    """The figure as SVG text, the same for the same data; into a directory also as `<name>.svg` and `<name>.png` (150 dpi)."""
+    """The figure as SVG text, the same for the same data; into a directory also as `<name>.svg` and `<name>.png` (150 dpi). RunError."""
     import matplotlib
 
-    buffer = io.StringIO()
+    svg, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": figure.name}):
         drawn = figure.draw()
-        drawn.savefig(buffer, format="svg", metadata={"Date": None})
+        drawn.savefig(svg, format="svg", metadata={"Date": None})
         if directory:
+            drawn.savefig(png, format="png", dpi=150)
+    if directory:
+        with faults(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            drawn.savefig(directory / f"{figure.name}.png", dpi=150)
-            (directory / f"{figure.name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
-    return buffer.getvalue()
+        for kind, content in {"svg": svg, "png": png}.items():
+            with replacing(directory / f"{figure.name}.{kind}") as file:
+                file.write(content.getvalue())
+    return svg.getvalue().decode()

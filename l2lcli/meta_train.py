@@ -201,7 +201,7 @@ def _validated(meta, spec, root, outer, record, data, step) -> tuple[Record, dic
     loss = float(meta.validate(root, outer.phi, data))
     better = math.isfinite(loss) and loss < record.best_loss
     if better:
-        record = record._replace(best=jax.tree.map(np.asarray, outer.phi), best_loss=loss, stale=0)
+        record = record._replace(best=jax.tree.map(np.array, outer.phi), best_loss=loss, stale=0)
     else:
         record = record._replace(stale=record.stale + 1)
     row = {"step": step, "episode": step // meta.per_episode}

@@ -25,7 +25,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
       RunError: any other line that is not a JSON object.
     """
     rows = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(whole_lines(path), start=1):
         try:
             row = json.loads(line)
         except ValueError:
@@ -38,7 +38,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def keep_rows(path: Path, count: int) -> None:
     """Keeps the first `count` rows, byte for byte, and nothing of a torn line. Raises RunError where there are fewer."""
-    lines = _lines(path)
+    lines = whole_lines(path)
     if len(lines) < count:
         raise RunError(f"{path}: {len(lines)} rows, but the checkpoint was made after {count}; the file is damaged")
     if path.exists():
@@ -55,8 +55,8 @@ def flush_rows(path: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def _lines(path: Path) -> list[bytes]:
-    """The whole lines without their ends."""
+def whole_lines(path: Path) -> list[bytes]:
+    """The whole lines without their ends; none where there is no file. Raises RunError where it cannot be read."""
     with faults(path):
         return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 

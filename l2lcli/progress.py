@@ -14,12 +14,11 @@ class Progress:
 
     Args:
       total: meta-steps in all.
-      done: meta-steps that were done before, by the run that is resumed.
     """
 
-    def __init__(self, total: int, done: int = 0) -> None:
+    def __init__(self, total: int) -> None:
         """Nothing is shown before the first `update` or `say`."""
-        self._total, self._start, self._began = total, done, time.monotonic()
+        self._total, self._start, self._began = total, 0, time.monotonic()
         self._shown = -PLAIN_SECONDS
         self._seen: dict[str, Any] = {}
         self._bar: Any = None
@@ -32,10 +31,10 @@ class Progress:
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            text = TextColumn("{task.description}")
-            self._bar = Bar(text, BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn(), console=Console(stderr=True))
+            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn()
+            self._bar = Bar(*columns, console=Console(stderr=True))
             self._bar.start()
-            self._task = self._bar.add_task("compiling", total=self._total, completed=self._start)
+            self._task = self._bar.add_task("preparing", total=self._total)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,6 +42,12 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def begin(self, step: int) -> None:
+        """Meta-training begins now; `step` meta-steps were done before, by the run that is resumed."""
+        self._start, self._began = step, time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description="compiling")
 
     def update(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Meta-training has done `step` meta-steps and these new rows."""

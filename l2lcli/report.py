@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from l2lcli.artefact import faults, replacing
 from l2lcli.figures import FAINT, INK, PAPER, Figure, loss_figure, save, training_figure
-from l2lcli.tables import ReportError, optimizer_rows, ratio_rows, read_curves, read_json, read_metrics, read_summary, verdict
+from l2lcli.tables import ReportError, optimizer_rows, ratio_rows, read_curves, read_json, read_metrics, read_summary, read_text, verdict
 
 THEME = {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}
 CSS = """
@@ -59,10 +60,11 @@ def _html_figure(figure: Figure, svg: str) -> str:
 def _page(path: Path, title: str, body: list[str]) -> Path:
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     html = [f'<!doctype html><html lang="en"><head>{head}<style>{CSS}</style></head><body>', *body, "</body></html>"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")  # a report that somebody opens meanwhile is never half written
-    part.write_text("\n".join(html), encoding="utf-8")
-    return part.replace(path)
+    with faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write("\n".join(html).encode("utf-8", "replace"))  # JSON may hold halves of surrogate pairs
+    return path
 
 
 def _curves(folder: Path, name: str) -> dict[str, np.ndarray]:
@@ -96,7 +98,7 @@ def write(folder: Path) -> Path:
     """Write the folder's `report.html`, one static file that needs no other, and `figures/`. Raises ReportError."""
     folder = Path(folder)
     summary, env, status = read_summary(folder), *(read_json(folder / f"{n}.json") or {} for n in ("env", "status"))
-    config = (folder / "config.yaml").read_text(encoding="utf-8") if (folder / "config.yaml").is_file() else ""
+    config = read_text(folder / "config.yaml") or ""
     planned = _planned(folder, summary)
     if summary is None and not planned and not config:
         raise ReportError(f"{folder}: nothing to report on: no summary.json, metrics.jsonl or config.yaml")
@@ -114,8 +116,9 @@ def write(folder: Path) -> Path:
         variants += "".join(html for name, html in shown.items() if "-" in name)
         loss = "".join(html for name, html in shown.items() if "-" not in name)
         sections = {"Results": results, "Loss": loss, "Variants": variants, "How the baselines were tuned": TUNING, **sections}
-    if env.get("argv"):
-        sections["Command"] = f"<pre>{escape(shlex.join([Path(env['argv'][0]).name, *map(str, env['argv'][1:])]))}</pre>"
+    if isinstance(argv := env.get("argv"), list) and argv:
+        program, *arguments = map(str, argv)
+        sections["Command"] = f"<pre>{escape(shlex.join([Path(program).name, *arguments]))}</pre>"
     if config:
         again = shlex.join(["l2l", "train", str(folder / "config.yaml")])
         sections["Configuration"] = f"<p>Complete; to reproduce: <code>{escape(again)}</code></p><pre>{escape(config)}</pre>"

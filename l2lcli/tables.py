@@ -11,17 +11,36 @@ from typing import Any
 
 import numpy as np
 
+from l2lcli.artefact import RunError, faults, one_line
+from l2lcli.metrics import whole_lines
+
 WIDTH = 110  # columns of the terminal's table
 
+# What a table needs of summary.json. A type or a pair of numbers may be null or missing unless it stands in a tuple;
+# under ... stands the shape of every entry, whatever its name.
+_PHI = {"learning_rate": float}
+_OPTIMIZER = {
+    **{"phi_final": _PHI, "phi_sum": _PHI, "final": float, "final_ci": [float], "sum": float, "sum_ci": [float]},
+    **{"steps_to_best_baseline": int, "seconds_per_step": float, "diverged": int},
+    "test": {"accuracy": float, "accuracy_ci": [float]},
+}
+_PART = {
+    **{"problem": (str,), "label": str, "units": str, "learned": str, "steps": (int,), "seeds": (int,)},
+    **{"optimizers": ({...: (_OPTIMIZER,)},), "best_baseline": {"final": str, "sum": str}},
+    **{"ratio_final": float, "ratio_final_ci": [float], "ratio_sum": float, "ratio_sum_ci": [float]},
+}
+_SUMMARY = {**_PART, "variants": {...: (_PART,)}}
+_WORDS = {str: "a text", int: "a whole number", float: "a number"}
 
-class ReportError(Exception):
+
+class ReportError(RunError):
     """A fault that the user can act on, in one line: nothing to report on, a damaged file."""
 
 
 def read_curves(path: Path) -> dict[str, np.ndarray]:
     """Read `curves/<name>.csv`: optimizer -> losses [S, T+1], NaN where missing. Raises ReportError at a damaged line."""
     rows: dict[str, list[tuple[int, int, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with faults(path), path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         try:
             for row in reader:
@@ -32,6 +51,8 @@ def read_curves(path: Path) -> dict[str, np.ndarray]:
     curves = {}
     for name, entries in rows.items():
         seed, step, loss = (np.asarray(column) for column in zip(*entries, strict=True))
+        if step.min() < 0 or step.max() >= len(entries):  # no array is made as large as a damaged number says
+            raise ReportError(f"{path}: damaged: {name!r} has {len(entries)} rows and steps {step.min()} to {step.max()}")
         seeds, index = np.unique(seed, return_inverse=True)
         curves[name] = np.full((len(seeds), step.max() + 1), np.nan)
         curves[name][index, step] = loss
@@ -39,9 +60,9 @@ def read_curves(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read `metrics.jsonl`; lines that a killed process left unfinished are passed over."""
+    """The rows of `metrics.jsonl` that have a step; none where there is no file. Damaged lines are passed over."""
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+    for line in whole_lines(path):
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -49,14 +70,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
 
 
+def read_text(path: Path) -> str | None:
+    """A text file, None where there is no file. Raises ReportError where it is not UTF-8."""
+    with faults(path):
+        data = path.read_bytes() if path.is_file() else None
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError:
+        raise ReportError(f"{path}: damaged: not UTF-8") from None
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, None where there is no file. Raises ReportError where it is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if (text := read_text(path)) is None:
         return None
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{path}: damaged: {error}") from error
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{path}: damaged: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise ReportError(f"{path}: damaged: expected a JSON object")
     return value
@@ -64,14 +95,44 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """`summary.json`, None where the folder has none. Raises ReportError where a table could not be made of it."""
-    summary = read_json(folder / "summary.json")
-    for part in [] if summary is None else [summary, *(summary.setdefault("variants", {}) or {}).values()]:
-        for key, kind in (("problem", str), ("steps", int), ("seeds", int), ("optimizers", dict)):
-            if not isinstance(part, dict) or not isinstance(part.get(key), kind):
-                raise ReportError(f"{folder / 'summary.json'}: damaged: '{key}' is missing or is no {kind.__name__}")
-        if part.setdefault("learned", None) not in [None, *part["optimizers"]]:
-            raise ReportError(f"{folder / 'summary.json'}: damaged: {part['learned']!r} is not among the optimizers")
+    path = folder / "summary.json"
+    if (summary := read_json(path)) is None:
+        return None
+    try:
+        _demand(summary, _SUMMARY, "")
+        summary["variants"] = summary.get("variants") or {}
+        for part in (summary, *summary["variants"].values()):
+            if part.setdefault("learned", None) not in (None, *part["optimizers"]):
+                raise ValueError(f"{part['learned']!r} is not among the optimizers")
+    except ValueError as error:
+        raise ReportError(f"{path}: damaged: {one_line(error)}") from error
     return summary
+
+
+def _demand(value: Any, shape: Any, where: str) -> None:
+    """Raises ValueError, saying where, unless a JSON value has the shape (see `_SUMMARY`)."""
+    if isinstance(shape, tuple):
+        if value is None:
+            raise ValueError(f"{where!r} is missing")
+        shape = shape[0]
+    if value is None:
+        return
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where!r} is no object")
+        shapes = dict.fromkeys(value, shape[...]) if ... in shape else shape
+        for key, inner in shapes.items():
+            _demand(value.get(key), inner, f"{where}.{key}".lstrip("."))
+    elif isinstance(shape, list):
+        if not isinstance(value, list) or len(value) != 2:
+            raise ValueError(f"{where!r} is no pair of numbers")
+        for end in value:
+            _demand(end, shape[0], where)
+    # bool is an int to Python; an int beyond 1e300 is one that no float can hold, or nearly
+    elif not isinstance(value, (int, float) if shape is float else shape) or isinstance(value, bool):
+        raise ValueError(f"{where!r} is not {_WORDS[shape]}")
+    elif isinstance(value, int) and abs(value) > 1e300:
+        raise ValueError(f"{where!r} is too large")
 
 
 def number(x: float | None, digits: int = 4) -> str:

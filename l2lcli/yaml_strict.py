@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -17,14 +16,12 @@ from typing import Any, NamedTuple, TypeAlias
 import yaml
 from yaml.reader import Reader
 
-MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_DIGITS = 20
 MAX_KEY = 128  # characters; YAML itself stops at 1024, which escapes could otherwise reach
 
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
-_PLAIN = re.compile(r"[A-Za-z/_][\w./+-]*( [\w./+-]+)*", re.ASCII)  # text that needs no quotes, in flow style neither
 _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 _REFUSED = [  # pattern, why; {0} is the scalar
     (r"(?i)yes|no|on|off", "{0} is ambiguous: write true or false, or quote it if it is text"),
@@ -61,7 +58,7 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         """Its line for the reader."""
-        return f"{self.place}: {self.message}" if self.place.source not in ("", DEFAULT.source) else self.message
+        return f"{self.place}: {self.message}" if self.place != DEFAULT else self.message
 
 
 class Node(NamedTuple):
@@ -184,18 +181,6 @@ class _Builder:
         return node and node.value
 
 
-def content(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file. Raises ValueError with the reason if it cannot be read or holds more than 1 MB."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ValueError(f"cannot be read: {getattr(error, 'strerror', None) or error}".lower()) from None
-    if len(data) > MAX_BYTES:
-        raise ValueError("is larger than 1 MB")
-    return data
-
-
 def parse(data: bytes | str, source: str, *, located: bool = True) -> tuple[Node | None, list[Fault]]:
     """The node of the one document in `data`, and every fault; the node is None if nothing can be said of the rest.
 
@@ -252,32 +237,3 @@ def plain(tree: Node) -> Any:
     if isinstance(tree.value, dict):
         return {key: plain(item) for key, item in tree.value.items()}
     return [plain(item) for item in tree.value] if isinstance(tree.value, list) else tree.value
-
-
-def _flow(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    if isinstance(value, float):  # a mantissa with a point: other readers take 1e-05 for text
-        return repr(value) if "e" not in repr(value) or "." in repr(value) else repr(value).replace("e", ".0e")
-    if not isinstance(value, str):
-        return json.dumps(value)
-    if _PLAIN.fullmatch(value) and not re.fullmatch(r"(?i)y|n|yes|no|on|off|true|false|null", value):
-        return value
-    # JSON's strings are YAML's but for the characters that YAML takes for line breaks
-    return re.sub("[\x85\u2028\u2029\ufeff]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, ensure_ascii=False))
-
-
-def emit(mapping: Mapping[str, Any], *, width: int = 128, indent: int = 0) -> str:
-    """YAML text of a mapping: what fits on a line in flow style, the rest in blocks. `parse` reads the same values back."""
-    lines = []
-    for key, value in mapping.items():
-        line = f"{' ' * indent}{_flow(key)}: {_flow(value)}"
-        if len(line) <= width or not (value and isinstance(value, Mapping | list)):
-            lines.append(line + "\n")
-        elif isinstance(value, Mapping):
-            lines += [f"{' ' * indent}{_flow(key)}:\n", emit(value, width=width, indent=indent + 2)]
-        else:
-            lines += [f"{' ' * indent}{_flow(key)}:\n", *(f"{' ' * indent}- {_flow(item)}\n" for item in value)]
-    return "".join(lines)

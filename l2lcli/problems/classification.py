@@ -65,4 +65,7 @@ def classification(spec: ClassificationSpec, raw_dir: str | None = None) -> Prob
     def metrics(theta, batch):
         return {"accuracy": jnp.mean(jnp.argmax(logits(theta, batch), -1) == batch["label"])}
 
-    return Problem(init, batch, loss, data, minibatch=True, metrics=metrics, label=lambda path: "fc")
+    return Problem(
+        init, batch, loss, data, minibatch=True, metrics=metrics, label=lambda path: "fc",
+        provenance={dataset.label: dataset.fingerprint},
+    )  # fmt: skip
