@@ -46,7 +46,7 @@ def check(model: type[Model], value: dict[str, Any]) -> tuple[Model | None, list
             return model.model_validate_json(json.dumps(value)), []
         except ValidationError as error:
             errors = error.errors(include_url=False)
-        repaired = [_repair(model, error, value) for error in errors]  # every one of them, not up to the first
+        repaired = [_repair(model, each, value) for each in errors]  # every one of them, not up to the first
         if not any(repaired):
             return None, _findings(model, errors, value)
 
@@ -149,7 +149,8 @@ def _explain(model: type[BaseModel], error: Any, value: Any) -> Finding:
         known = context.get("expected_tags", context.get("expected")).replace(" or ", ", ").replace("'", "").split(", ")
         if kind == "union_tag_invalid":
             path, got = (*path, "kind"), got["kind"]
-        what = f"unknown kind {shown(got)}" if path[-1:] == ("kind",) else f"{shown(got)} is not allowed here"
+        unknown_kind = path[-1:] == ("kind",) and isinstance(got, str)
+        what = f"unknown kind {shown(got)}" if unknown_kind else f"{shown(got)} is not allowed here"
         return Finding(path, what + suggest(got, known, all_known=True))
     if kind in LIMITS:
         return Finding(path, f"must be {LIMITS[kind]} {next(iter(context.values()))}, got {shown(got)}")

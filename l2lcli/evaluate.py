@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2lcli import statistics
-from l2lcli.base import Data, Key, LearnedOptimizer, Phi, Problem
+from l2lcli.base import Key, LearnedOptimizer, Phi, Problem
 from l2lcli.optimizers.hand import hand
 from l2lcli.unroll import fresh, namespace, unroll
 
@@ -106,7 +106,7 @@ def tune(problem: Problem, name: str, keys: Key, steps: int) -> dict[str, float]
     for start in range(*FIRST, STRIDE):
         extend(range(start, start + STRIDE))
     while True:
-        best = {metric: min(found, key=lambda e: (found[e][metric], e)) for metric in ("final", "sum")}  # noqa: B023
+        best = {metric: min(found, key=lambda e: (found[e][metric], e)) for metric in ("final", "sum")}
         low, high = min(found), max(found)
         if low in best.values() and low > -FURTHEST:
             extend(range(low - STRIDE, low))
@@ -198,7 +198,7 @@ def _verdict(problem, label, baselines, entries, found) -> dict[str, Any]:
     best: dict[str, str | None] = {}
     for metric in ("final", "sum"):
         standing = [b for b in baselines if entries[b][metric] is not None]
-        best[metric] = min(standing, key=lambda b: entries[b][metric]) if standing else None  # noqa: B023
+        best[metric] = min(standing, key=lambda b: entries[b][metric]) if standing else None
     verdict: dict[str, Any] = {"best_baseline": best}
     for metric, measure in (("final", lambda x: statistics.final(x, problem.minibatch)), ("sum", statistics.total)):
         ratio = interval = None

@@ -111,15 +111,11 @@ def draw_lines(lines: list[Line], title: str, xlabel: str, ylabel: str, log_x: b
         ax.set_xscale("log")
         _log(ax.xaxis, left, right)
     ax.set_xlim(left, right)
-
-    def shade(line: Line) -> float:
-        """How strong a band is: of many, only the learned optimizer's can be told from the others."""
-        return 0.16 if line.width > 2 or sum(not other.dashed for other in lines) <= 5 else 0.06
-
-    ends = []
+    few, ends = sum(not line.dashed for line in lines) <= 5, []  # many bands of one strength are a grey mass
     for line, (lower, median, upper) in zip(lines, bands, strict=True):
         if len(line.losses) > 1 and not line.dashed:
-            ax.fill_between(line.x, lower, upper, color=line.colour, alpha=shade(line), linewidth=0, zorder=2)
+            alpha = 0.16 if few or line.width > 2 else 0.06
+            ax.fill_between(line.x, lower, upper, color=line.colour, alpha=alpha, linewidth=0, zorder=2)
         style = {"linestyle": (0, (4, 2)) if line.dashed else "-", "linewidth": line.width, "zorder": 3 + line.width}
         ax.plot(line.x, median, color=line.colour, **style)
         last = np.flatnonzero(np.isfinite(median))[-1:]
@@ -151,7 +147,8 @@ def loss_figure(
     """Loss of every optimizer against steps, or against wall-clock seconds; None where no curve can be drawn."""
     learned, steps, seeds = summary["learned"], summary["steps"], summary["seeds"]
     pace = {n: entry.get("seconds_per_step") if seconds else 1.0 for n, entry in summary["optimizers"].items() if n in curves}
-    pace = {n: pace[n] for n in sorted(pace, key=lambda n: (n == learned, n)) if (pace[n] or 0) > 0}  # the learned one last, on top
+    order = sorted(pace, key=lambda n: (n == learned, n))  # the learned one last, on top
+    pace = {n: pace[n] for n in order if (pace[n] or 0) > 0}
     if not pace:
         return None
     scale, unit = (1.0, "s")
@@ -177,7 +174,9 @@ def loss_figure(
     if learned in pace:
         caption += f" Thick: the learned optimizer ({learned})."
     if any("(diverged" in (line.label or "") for line in lines):
-        caption += " Diverged: seeds with a non-finite loss, ranked as infinitely large; medians that are not finite are left out."
+        caption += (
+            " Diverged: seeds with a non-finite loss, ranked as infinitely large; medians that are not finite are missing."
+        )
     along = f"wall-clock time ({unit})" if seconds else "optimizee steps"
     loss = f"loss f(θ), {summary.get('units') or ''}".strip(", ")
     apart = max(pace.values()) > 4 * min(pace.values())
@@ -229,7 +228,7 @@ def training_figure(rows: list[dict[str, Any]]) -> Figure | None:
 
 
 def save(figure: Figure, directory: Path | None = None) -> str:
-    """The figure as SVG text, the same for the same data; into a directory also as `<name>.svg` and `<name>.png` (150 dpi). RunError."""
+    """SVG text, the same for the same data; into a directory also `<name>.svg` and `<name>.png` (150 dpi). Raises RunError."""
     import matplotlib
 
     svg, png = io.BytesIO(), io.BytesIO()

@@ -18,7 +18,7 @@ UNFINISHED = re.compile(r"\.lock|\.(status\.json|config\.yaml)\.[0-9a-f]{8}")  #
 def new_folder(root: Path, name: str) -> Path:
     """Makes `<root>/<name>/<UTC yyyymmdd-hhmmss>-<hash4>`. Raises RunError where the name is none or the disk refuses."""
     if name in ("", ".", "..", "latest") or "/" in name or "\0" in name:
-        raise RunError(f"{name!r} cannot be the name of a run: it must be that of one folder, and not of the link to the newest")
+        raise RunError(f"{name!r} cannot be the name of a run: it must be that of one folder other than the link to the newest")
     with faults(root / name):
         for attempts_left in reversed(range(16)):  # of a hundred runs started in one second, some draw the same four digits
             path = root / name / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -43,7 +43,7 @@ def demand_new(folder: Path) -> None:
 
 
 def point_latest(root: Path, run: Path) -> None:
-    """Makes `<root>/latest` a relative link to `run`, if that lies below root. Raises RunError where a folder is in its place."""
+    """Makes `<root>/latest` a relative link to `run`, if it lies below root. Raises RunError where a folder is in its place."""
     root, run = root.resolve(), run.resolve()
     if root in run.parents:
         link = root / f".latest-{secrets.token_hex(4)}"

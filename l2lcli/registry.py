@@ -74,3 +74,11 @@ class Registry:
 problem = Registry("problem", "l2lcli.problems")
 optimizer = Registry("optimizer", "l2lcli.optimizers")
 estimator = Registry("estimator", "l2lcli.estimators")
+
+
+class register:  # noqa: N801  (three decorators under one public name)
+    """`@register.problem(name, spec)`, `@register.optimizer(name, spec)`, `@register.estimator(name, spec)`."""
+
+    problem = problem.register
+    optimizer = optimizer.register
+    estimator = estimator.register

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from l2lcli import tables
 from l2lcli.artefact import faults, replacing
 from l2lcli.figures import FAINT, INK, PAPER, Figure, loss_figure, save, training_figure
-from l2lcli.tables import ReportError, optimizer_rows, ratio_rows, read_curves, read_json, read_metrics, read_summary, read_text, verdict
 
 THEME = {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}
 CSS = """
@@ -69,12 +69,13 @@ def _page(path: Path, title: str, body: list[str]) -> Path:
 
 def _curves(folder: Path, name: str) -> dict[str, np.ndarray]:
     path = folder / "curves" / f"{name}.csv"
-    return read_curves(path) if path.is_file() and Path(name).name == name else {}  # a name with a slash in it leads nowhere
+    inside = Path(name).name == name  # a name with a slash in it leads nowhere
+    return tables.read_curves(path) if inside and path.is_file() else {}
 
 
 def _planned(folder: Path, summary: dict[str, Any] | None) -> list[Figure]:
     """Every figure that the folder has the data for; a variant's name has a hyphen in it, no other has."""
-    drawn = [training_figure(read_metrics(folder / "metrics.jsonl"))]
+    drawn = [training_figure(tables.read_metrics(folder / "metrics.jsonl"))]
     if summary:
         label, curves = summary.get("label") or summary["problem"], _curves(folder, summary["problem"])
         names = {"loss_steps": False, "loss_seconds": True}
@@ -87,8 +88,8 @@ def _planned(folder: Path, summary: dict[str, Any] | None) -> list[Figure]:
 def figures(folder: Path) -> list[Path]:
     """Draw what the folder has the data for into `figures/`, each as PNG (150 dpi) and SVG. Raises ReportError."""
     folder = Path(folder)
-    if not (planned := _planned(folder, read_summary(folder))):
-        raise ReportError(f"{folder}: nothing to draw: no curves of an evaluation and no rows in metrics.jsonl")
+    if not (planned := _planned(folder, tables.read_summary(folder))):
+        raise tables.ReportError(f"{folder}: nothing to draw: no curves of an evaluation and no rows in metrics.jsonl")
     for figure in planned:
         save(figure, folder / "figures")
     return [folder / "figures" / f"{figure.name}.{kind}" for figure in planned for kind in ("png", "svg")]
@@ -97,22 +98,25 @@ def figures(folder: Path) -> list[Path]:
 def write(folder: Path) -> Path:
     """Write the folder's `report.html`, one static file that needs no other, and `figures/`. Raises ReportError."""
     folder = Path(folder)
-    summary, env, status = read_summary(folder), *(read_json(folder / f"{n}.json") or {} for n in ("env", "status"))
-    config = read_text(folder / "config.yaml") or ""
+    summary = tables.read_summary(folder)
+    env, status = (tables.read_json(folder / f"{name}.json") or {} for name in ("env", "status"))
+    config = tables.read_text(folder / "config.yaml") or ""
     planned = _planned(folder, summary)
     if summary is None and not planned and not config:
-        raise ReportError(f"{folder}: nothing to report on: no summary.json, metrics.jsonl or config.yaml")
+        raise tables.ReportError(f"{folder}: nothing to report on: no summary.json, metrics.jsonl or config.yaml")
     shown = {figure.name: _html_figure(figure, save(figure, folder / "figures")) for figure in planned}
     sections = {"Meta-training": shown.pop("meta_training", "")}
     title = f"{(summary.get('label') or summary['problem']) if summary else 'Run'}, {'/'.join(folder.absolute().parts[-2:])}"
-    said = verdict(summary) if summary else "This run has not been evaluated: nothing can be said yet against the baselines."
+    unknown = "This run has not been evaluated: nothing can be said yet against the baselines."
+    said = tables.verdict(summary) if summary else unknown
     body = [f'<h1>{escape(title)}</h1><p class="verdict">{escape(said)}</p>']
     if status.get("state", "done") != "done":
         told = ", ".join(f"{key} {status[key]}" for key in ("state", "step", "reason") if status.get(key) is not None)
         body.append(f"<p>This run is not complete: {escape(told)}.</p>")
     if summary:
-        results = _html_table(optimizer_rows(summary), summary["learned"]) + NOTES.format(last=summary["steps"] - 1, **summary)
-        variants = _html_table(ratio_rows(summary["variants"], "variant")) if summary["variants"] else ""
+        results = _html_table(tables.optimizer_rows(summary), summary["learned"])
+        results += NOTES.format(last=summary["steps"] - 1, **summary)
+        variants = _html_table(tables.ratio_rows(summary["variants"], "variant")) if summary["variants"] else ""
         variants += "".join(html for name, html in shown.items() if "-" in name)
         loss = "".join(html for name, html in shown.items() if "-" not in name)
         sections = {"Results": results, "Loss": loss, "Variants": variants, "How the baselines were tuned": TUNING, **sections}
@@ -132,11 +136,11 @@ def compare(folders: list[Path], out: Path) -> Path:
     """Write one page on several runs: ratios, losses, learned curves over each other. Raises ReportError."""
     paths = [Path(folder).absolute() for folder in folders]
     base = os.path.commonpath([path.parent for path in paths])
-    runs = {path.relative_to(base).as_posix(): (path, read_summary(path)) for path in paths}
+    runs = {path.relative_to(base).as_posix(): (path, tables.read_summary(path)) for path in paths}
     evaluated = {name: summary for name, (_, summary) in runs.items() if summary}
     if not evaluated:
-        raise ReportError("nothing to compare: none of these runs has been evaluated (no summary.json)")
-    body = ["<h1>Runs compared</h1>", _html_table(ratio_rows(evaluated, "run"))]
+        raise tables.ReportError("nothing to compare: none of these runs has been evaluated (no summary.json)")
+    body = ["<h1>Runs compared</h1>", _html_table(tables.ratio_rows(evaluated, "run"))]
     body += [f"<p>{escape(name)} has not been evaluated.</p>" for name in runs if name not in evaluated]
     alike: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     for name, summary in evaluated.items():

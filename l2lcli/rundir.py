@@ -7,11 +7,8 @@ lines, so that a process killed at any moment leaves a folder that can be read a
 from __future__ import annotations
 
 import os
-import re
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 

@@ -165,6 +165,8 @@ class _Builder:
             value = self.node(next(self.events), depth + 1, place)
             if key in places:
                 self.faults.append(Fault(place, f"duplicate key {shown(key)}; the first is at {places[key]}"))
+                if key == "kind":
+                    entries.pop(key, None)  # neither of the two can be trusted
             elif key is not None:
                 places[key] = place
                 entries |= {key: value} if value else {}

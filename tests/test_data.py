@@ -1,99 +1,36 @@
-"""The loader against scikit-learn's own digits, hand-made idx files, a local web server, and damage of every kind."""
+"""The loader against scikit-learn's own digits and hand-made idx files; the cache under damage of every kind."""
 
-import contextlib
 import fcntl
-import gzip
-import hashlib
-import http.server
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import empty_cache, little_mnist, message, same
 
 import l2lcli.data
-from l2lcli.data import cache, loader, raw, source
-from l2lcli.data.loader import DataError, load
-
-RAW = os.environ.get("L2L_RAW_DIR")
-ROOT = Path(l2lcli.data.__path__[0]).parents[1]
-NAMES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+from l2lcli.data import cache, loader, source
+from l2lcli.data.loader import load
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """An empty cache, and no raw files but those a test names."""
-    monkeypatch.setenv("L2L_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("L2L_RAW_DIR", raising=False)
-    return tmp_path / "cache"
-
-
-def idx(array):
-    header = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    return gzip.compress(header + bytes(array.ravel().tolist()), mtime=0)
-
-
-def publish(monkeypatch, contents, addresses=(), subsets=None):
-    """Make these bytes the published files of mnist."""
-    loader.names()
-    files = tuple(
-        source.RawFile(
-            name,
-            len(contents[name]),
-            hashlib.sha256(contents[name]).hexdigest(),
-            tuple(address + name for address in addresses),
-            {hashlib.sha256(value).hexdigest(): mark for value, mark in (subsets or {}).get(name, ())},
-        )
-        for name in NAMES
-    )
-    monkeypatch.setitem(source.sources, "mnist", source.sources["mnist"]._replace(files=files))
+    return empty_cache(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A little MNIST of 2,500 + 7 images of 3 x 2, in three blocks: (arrays, file contents, raw_dir holding them)."""
-    draw = np.random.default_rng(0)
-    arrays = {}
-    for split, n in (("train", 2500), ("test", 7)):
-        image = draw.integers(0, 256, (n, 3, 2), dtype=np.uint8)
-        arrays[split] = {"image": image, "label": draw.integers(0, 10, n, dtype=np.uint8)}
-    values = [arrays[split][key] for split in ("train", "test") for key in ("image", "label")]
-    contents = {name: idx(value) for name, value in zip(NAMES, values, strict=True)}
-    folder = tmp_path / "raw" / "mnist"
-    folder.mkdir(parents=True)
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-    publish(monkeypatch, contents)
-    return arrays, contents, tmp_path / "raw"
+    return little_mnist(tmp_path, monkeypatch)
 
 
-def same(dataset, arrays):
-    for split in ("train", "test"):
-        for key in ("image", "label"):
-            np.testing.assert_array_equal(dataset.splits[split][key], arrays[split][key], strict=True)
-    assert set(dataset.splits) == {"train", "test"}
-    return True
+RAW = os.environ.get("L2L_RAW_DIR")
 
 
-def message(name="mnist", raw_dir=None):
-    with pytest.raises(DataError) as caught:
-        load(name, raw_dir)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def python(code):
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+ROOT = Path(l2lcli.data.__path__[0]).parents[1]
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -151,16 +88,6 @@ def test_idx_files_are_read_once(tiny):
     assert again.fingerprint == first.fingerprint == loader.fingerprint(arrays)
 
 
-def test_raw_files_come_from_the_environment_and_from_the_cache(tiny, home, monkeypatch):
-    arrays, _, raw_dir = tiny
-    monkeypatch.setenv("L2L_RAW_DIR", str(raw_dir))
-    assert same(load("mnist"), arrays)
-    monkeypatch.delenv("L2L_RAW_DIR")
-    shutil.rmtree(home)
-    shutil.copytree(raw_dir, home / "raw")
-    assert same(load("mnist"), arrays)
-
-
 def test_the_fingerprint_sees_every_bit_shape_and_type(tiny):
     arrays = tiny[0]
     mark = loader.fingerprint(arrays)
@@ -171,76 +98,11 @@ def test_the_fingerprint_sees_every_bit_shape_and_type(tiny):
         assert loader.fingerprint(arrays | {"test": arrays["test"] | {"image": other}}) != mark
 
 
-def test_missing_raw_files_are_named_with_the_folder(tiny, monkeypatch):
-    _, _, raw_dir = tiny
-    (raw_dir / "mnist" / NAMES[0]).unlink()
-    said = message(raw_dir=raw_dir)
-    assert NAMES[0] in said
-    assert str(raw_dir / "mnist") in said
-    assert "data.raw_dir" in said
-    (raw_dir / "mnist" / NAMES[3]).unlink()
-    monkeypatch.setenv("L2L_RAW_DIR", str(raw_dir))
-    said = message()
-    assert NAMES[3] in said
-    assert "L2L_RAW_DIR" in said
-
-
-@pytest.mark.parametrize("wrong", [b"", b"something else"])
-def test_a_wrong_checksum_is_refused(tiny, wrong, home):
-    _, contents, raw_dir = tiny
-    path = raw_dir / "mnist" / NAMES[2]
-    path.write_bytes(wrong or contents[NAMES[2]][:-1])
-    said = message(raw_dir=raw_dir)
-    assert str(path) in said
-    assert "sha256" in said
-    assert not (home / "tfds" / "mnist").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "damage", "complaint"),
-    [
-        (NAMES[0], lambda content: content[:-9], "not a whole gzip file"),
-        (NAMES[0], lambda content: content[:5], "not a whole gzip file"),
-        (NAMES[0], lambda content: b"no gzip at all", "not a whole gzip file"),
-        (NAMES[1], lambda content: gzip.compress(b"\0\0\x0d\x01" + bytes(2504)), "not an idx file"),
-        (NAMES[1], lambda content: gzip.compress(b"\0\0"), "not an idx file"),
-        (NAMES[1], lambda content: gzip.compress(gzip.decompress(content)[:-1]), "2499 values where its header says 2500"),
-        (NAMES[0], lambda content: gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12), "0 values where its header says 4294967295x"),
-        (NAMES[3], lambda content: idx(np.zeros(8, np.uint8)), "7 images, but 8 labels"),
-    ],
-)
-def test_raw_files_that_do_not_parse(tiny, monkeypatch, name, damage, complaint):
-    _, contents, raw_dir = tiny
-    contents[name] = damage(contents[name])
-    (raw_dir / "mnist" / name).write_bytes(contents[name])
-    publish(monkeypatch, contents)
-    said = message(raw_dir=raw_dir)
-    assert said.startswith("mnist: ")
-    assert complaint in said
-
-
 def test_an_unknown_name_gets_a_hint():
     assert "did you mean 'mnist'" in message("minst")
     said = message("imagenet")
     assert "did you mean" not in said
     assert "digits" in said
-
-
-def test_a_known_subset_labels_the_run_until_the_whole_set_is_named(tiny, monkeypatch, tmp_path):
-    arrays, contents, raw_dir = tiny
-    less = {key: value[:5] for key, value in arrays["train"].items()}
-    part = {**contents, NAMES[0]: idx(less["image"]), NAMES[1]: idx(less["label"])}
-    subsets = {NAMES[0]: [(part[NAMES[0]], "[5/7]")], NAMES[1]: [(part[NAMES[1]], "[5/7]")]}
-    publish(monkeypatch, contents, subsets=subsets)
-    (tmp_path / "part" / "mnist").mkdir(parents=True)
-    for name, content in part.items():
-        (tmp_path / "part" / "mnist" / name).write_bytes(content)
-    for raw_dir_now in (tmp_path / "part", None):
-        dataset = load("mnist", raw_dir_now)
-        assert dataset.label == "mnist[5/7]"
-        assert same(dataset, {"train": less, "test": arrays["test"]})
-    assert load("mnist", raw_dir).label == "mnist"
-    assert same(load("mnist"), arrays)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, tiny, monkeypatch):
@@ -274,6 +136,8 @@ def rewrite(path, **changes):
 
 
 TRAIN = "mnist-train.array_record-00000-of-00001"
+
+
 DAMAGES = {
     "no record": lambda folder: (folder / "prepared.json").unlink(),
     "half a record": lambda folder: (folder / "prepared.json").write_text('{"label": "mn'),
@@ -312,84 +176,6 @@ def test_a_lock_held_for_good_is_reported(tiny, home, monkeypatch):
     assert same(load("mnist", raw_dir), arrays)
 
 
-@contextlib.contextmanager
-def serving(answer):
-    """A web server on this machine; `answer(handler, name)` writes the answer. Gives its address."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            with contextlib.suppress(ConnectionError):
-                answer(self, self.path.rsplit("/", 1)[1])
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def send(handler, content, length=None):
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(content) if length is None else length))
-    handler.end_headers()
-    handler.wfile.write(content)
-
-
-def test_a_download_goes_on_to_the_next_address(tiny, home, monkeypatch):
-    arrays, contents, _ = tiny
-    with serving(lambda handler, name: send(handler, contents[name])) as address:
-        publish(monkeypatch, contents, ["http://127.0.0.1:1/", address])
-        assert same(load("mnist"), arrays)
-    assert {path.name: path.read_bytes() for path in (home / "raw" / "mnist").iterdir()} == contents
-
-
-def trickle(handler, content):
-    send(handler, content[:10], len(content))
-    for byte in content[10:]:
-        handler.wfile.write(bytes([byte]))
-        time.sleep(0.02)
-
-
-@pytest.mark.parametrize(
-    ("answer", "complaint"),
-    [
-        (lambda handler, content: send(handler, content[:-5], len(content)), "broke off after"),
-        (lambda handler, content: send(handler, content[:-5]), "broke off after"),
-        (lambda handler, content: send(handler, content + b"more"), "more than the"),
-        (lambda handler, content: send(handler, bytes(len(content))), "sha256"),
-        (lambda handler, content: handler.send_error(404), "Not Found"),
-        (lambda handler, content: handler.wfile.write(b"no HTTP\r\n\r\n"), "no HTTP"),
-        (lambda handler, content: time.sleep(0.5), "timed out"),
-        (trickle, "too slow"),
-    ],
-    ids=["cut off", "short", "long", "other bytes", "404", "no http", "silence", "trickle"],
-)
-def test_a_download_that_fails_leaves_nothing_behind(tiny, home, monkeypatch, answer, complaint):
-    _, contents, _ = tiny
-    monkeypatch.setattr(raw, "SECONDS", 0.2)
-    with serving(lambda handler, name: answer(handler, contents[name])) as address:
-        publish(monkeypatch, contents, [address])
-        said = message()
-    assert complaint in said
-    assert address + NAMES[0] in said
-    assert str(home / "raw" / "mnist" / NAMES[0]) in said
-    assert list((home / "raw" / "mnist").iterdir()) == []
-
-
-def test_no_network_is_one_line(tiny, home, monkeypatch):
-    publish(monkeypatch, tiny[1], ["http://127.0.0.1:1/"])
-    said = message()
-    assert "http://127.0.0.1:1/" in said
-    assert "refused" in said
-    assert "L2L_RAW_DIR" in said
-
-
 def test_a_name_is_registered_once():
     loader.names()
     with pytest.raises(ValueError, match="registered already"):
@@ -417,3 +203,9 @@ def test_the_real_files(name, mean, counts, mark):
     assert len(test["label"]) == 10000
     assert train["image"].mean() / dataset.scale == pytest.approx(mean, abs=5e-5)
     assert (dataset.label, dataset.fingerprint) == (name, mark)
+
+
+def python(code):
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )

@@ -143,9 +143,8 @@ def _prepare(source: Source, target: Path, raw_dir: str | os.PathLike[str] | Non
         raise DataError(f"{source.name}: {_line(error)}") from error
     from l2lcli.data import blocks
 
-    staging = (
-        target.parent.parent / f".{source.name}.preparing"
-    )  # one name is enough under the lock, and clears up after a kill
+    # One name is enough under the lock, and clears up after a kill.
+    staging = target.parent.parent / f".{source.name}.preparing"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a flag that is looked at where stopping is safe."""
+"""How a command ends before it is done: by a signal, which is a flag looked at where stopping is safe, or by divergence."""
 
 from __future__ import annotations
 
@@ -10,28 +10,36 @@ from types import FrameType
 EXIT = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 
-class Stopped(Exception):  # noqa: N818  (no error: somebody asked for it)
-    """The process was asked to stop.
+class Ending(Exception):  # noqa: N818  (no error of anybody's)
+    """Base of both. `exit_code` is the process's."""
 
-    Attributes:
-      exit_code: 75 after SIGTERM, 130 after SIGINT.
-    """
+    exit_code: int
 
-    def __init__(self, number: signal.Signals) -> None:
-        """Takes the signal that came."""
-        super().__init__(f"stopped by {number.name}")
-        self.exit_code = EXIT[number]
+
+class Stopped(Ending):
+    """Somebody asked the process to stop: exit code 75 after SIGTERM, 130 after SIGINT."""
+
+    def __init__(self, number: signal.Signals, hint: str = "") -> None:
+        """Takes the signal that came, and what to tell the user about going on."""
+        super().__init__(f"stopped by {number.name}{hint}")
+        self.number, self.exit_code = number, EXIT[number]
+
+
+class Diverged(Ending):
+    """Meta-training came to a run of meta-gradients that were not finite; the last good phi is saved."""
+
+    exit_code = 4
 
 
 class Signals:
-    """The flag. `check` raises Stopped once a signal came; a second signal of that kind ends the process at once."""
+    """The flag."""
 
     def __init__(self) -> None:
         """No signal yet."""
         self.received: signal.Signals | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The handler."""
+        """The handler. A second signal of the same kind ends the process at once."""
         self.received = signal.Signals(number)
         signal.signal(number, signal.SIG_DFL)
 

@@ -1,0 +1,44 @@
+# Every target makes what it needs: `make train` works in a fresh clone.
+# PYTHON: a Python 3.11 or newer. CONFIG: the experiment of `make train`. RUN: a run directory; default the newest.
+PYTHON ?= python3
+CONFIG ?= configs/digits.yaml
+RUN ?=
+BASELINES ?= adam,rmsprop,sgd
+L2L := .venv/bin/l2l
+
+.PHONY: help setup train eval test lint figures clean
+.DEFAULT_GOAL := help
+
+help:  ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/installed  ## Make .venv with the command l2l in it
+
+# Made anew whenever what is to be installed changes. The marker comes last: a broken-off installation is begun again.
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("l2l needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+train: .venv/installed  ## Meta-train on CONFIG (configs/digits.yaml) and compare with tuned baselines
+	$(L2L) train $(CONFIG)
+
+eval: .venv/installed  ## Compare RUN (the newest) with BASELINES (adam,rmsprop,sgd)
+	$(L2L) eval $(RUN) --baseline $(BASELINES)
+
+test: .venv/installed  ## Run the tests
+	.venv/bin/python -m pytest
+
+lint: .venv/installed  ## Check style and format
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+figures: .venv/installed  ## Draw the figures and the report of RUN (the newest) again
+	$(L2L) report $(RUN)
+
+clean:  ## Remove the virtual environment and what tools left; runs/ stays
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

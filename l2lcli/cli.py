@@ -1,0 +1,250 @@
+"""The command line: parse, call, print, and turn errors into exit codes. No maths, and no JAX before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from l2lcli import cli_config
+
+if TYPE_CHECKING:
+    from l2lcli.config import Config
+    from l2lcli.rundir import Run
+
+app = typer.Typer(
+    help="Train, compare and use learned optimizers.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Every command takes --debug: show the traceback of an error.",
+)
+
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a config value: train.horizon=200.")]
+ROOT = Path("runs")
+NEWEST = ""  # what --resume without a RUN becomes
+
+
+def version(show: bool) -> None:
+    """Print the version and leave."""
+    if show:
+        import importlib.metadata
+
+        print(f"l2l {importlib.metadata.version('l2lcli')}")
+        raise typer.Exit
+
+
+app.add_typer(cli_config.app, name="config")
+
+
+@app.callback()
+def common(show: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")] = False):
+    """Train, compare and use learned optimizers."""
+
+
+@app.command()
+def train(
+    path: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="Experiment file (YAML).", show_default=False)] = None,
+    overrides: Set = [],  # noqa: B006
+    run_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; default runs/<name>/<time>.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="[RUN]", help="Go on with a stopped or killed run; without RUN, the newest one.")
+    ] = None,
+    init_from: Annotated[str | None, typer.Option(metavar="RUN", help="Start from another run's trained optimizer.")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, max=1024, help="Devices to split the tasks over; default 1.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the complete config and the plan; write nothing.")] = False,
+) -> None:
+    """Meta-train an optimizer, and compare it with tuned baselines."""
+    from l2lcli import config as configs
+    from l2lcli import endings, rundir, tables, trained
+
+    if path is None and resume is None:
+        raise typer.BadParameter("give an experiment file, such as configs/digits.yaml, or --resume")
+    if resume is not None and (run_dir or init_from or (overrides and path is None)):
+        raise typer.BadParameter("--resume goes on with a run as it was begun: no --run-dir, --init-from or --set")
+    config = None if path is None else configs.load(path, overrides)
+    with endings.listening() as flag:
+        if resume is not None:
+            run, config = _reopen(resume, config)
+            devices = devices or (tables.read_json(run.path / "env.json") or {}).get("devices_used")
+        if dry_run:
+            print(configs.dump(config), end="")
+            return print(_plan(config))
+        if config.train.tasks % (devices or 1):
+            raise typer.BadParameter(f"{devices} devices do not divide the {config.train.tasks} tasks (train.tasks)")
+        if resume is None:
+            start = None if init_from is None else trained.read(init_from)
+            run = rundir.create(ROOT, config.name, configs.dump(config), path=run_dir)
+            if start is not None:
+                run.write_bytes(trained.START, start.artefact.read_bytes())
+        else:
+            run.lock()
+            if run.read_status()["state"] == "done":
+                print(f"{run.path} is done already", file=sys.stderr)
+                return _show(run.path)
+        print(f"run directory: {run.path}", file=sys.stderr, flush=True)
+        from l2lcli import training
+
+        training.train(run, config, devices or 1, sys.argv, flag)
+        _show(run.path)
+
+
+@app.command("eval")
+def evaluate(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="Run directory, optimizer file or shipped name; default the newest finished run."),
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(metavar="NAMES", help="Baselines, such as adam,rmsprop,sgd.")] = None,
+    overrides: Set = [],  # noqa: B006
+    path: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="CONFIG", help="Evaluate on another experiment; without RUN, its baselines alone."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(metavar="T", help="Optimizee steps.")] = None,
+    seeds: Annotated[int | None, typer.Option(metavar="S", help="Optimizees that every optimizer is reported on.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and no table.")] = False,
+) -> None:
+    """Compare a trained optimizer with tuned baselines; written to eval/ inside its run."""
+    from l2lcli import config as configs
+    from l2lcli import endings, trained
+
+    names = None if baseline is None else [part.strip() for part in baseline.split(",") if part.strip()]
+    options = {"eval.steps": steps, "eval.seeds": seeds, "eval.baselines": names}
+    changes = {key: value for key, value in options.items() if value is not None}
+    with endings.listening() as flag:
+        config = None if path is None else configs.load(path, overrides)
+        found = None if name is None and config is not None else trained.read(name)
+        if config is None:
+            config = configs.override(found.config, changes, overrides)
+        else:
+            family = {} if found is None else {"optimizer": found.config.optimizer.model_dump(mode="json")}
+            config = configs.override(config, family | changes)
+        from l2lcli import evaluating
+
+        folder = evaluating.evaluate(config, found, sys.argv, flag)
+    if as_json:
+        return print((folder / "summary.json").read_text(encoding="utf-8"), end="")
+    _show(folder)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Run directories; default the newest.")] = None,
+    out: Annotated[Path, typer.Option(help="Page for a comparison of several runs.")] = Path("compare.html"),
+) -> None:
+    """Draw a run's figures and write its report again; of several runs, write one page that compares them."""
+    from l2lcli import report as pages
+    from l2lcli import rundir
+
+    folders = runs or [rundir.newest(ROOT)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise pages.ReportError(f"{folder}: no such run directory")
+    print(pages.write(folders[0]) if len(folders) == 1 else pages.compare(folders, out))
+
+
+@app.command("list")
+def list_names(family: Annotated[str, typer.Argument(metavar="problems|optimizers|estimators|datasets")]) -> None:
+    """List what a config can name."""
+    from l2lcli import registry
+
+    families = {"problems": registry.problem, "optimizers": registry.optimizer, "estimators": registry.estimator}
+    if family == "datasets":
+        from l2lcli.data import loader
+
+        entries = loader.describe()
+    elif family in families:
+        entries = [(name, (spec.__doc__ or "").strip().splitlines()[0]) for name, spec in families[family].specs().items()]
+    else:
+        raise typer.BadParameter(f"{family!r} is none of problems, optimizers, estimators, datasets")
+    width = max(len(name) for name, _ in entries)
+    for name, line in entries:
+        print(f"{name:<{width}}  {line}")
+
+
+def _reopen(name: str, config: Config | None) -> tuple[Run, Config]:
+    """A run to go on with, and its config; ConfigError if `config`, where given, is another one."""
+    from l2lcli import config as configs
+    from l2lcli import rundir
+
+    root = ROOT if config is None else ROOT / config.name
+    run = rundir.open_run(rundir.newest(root, finished=False) if name == NEWEST else Path(name))
+    own = configs.load(run.path / "config.yaml")
+    if config is not None and (differences := configs.diff(own, config)):
+        lines = [f"{key}: {there!r} in the run {run.path}, {here!r} here" for key, there, here in differences]
+        raise configs.ConfigError([*lines, "a run goes on under its own config: leave the file out, or start a new run"])
+    return run, own
+
+
+def _plan(config: Config) -> str:
+    """What a training would do, as YAML comments."""
+    spec, comparison = config.train, config.eval
+    meta_steps = spec.episodes * (spec.horizon // spec.estimator.window)
+    baselines = ", ".join(comparison.baselines) or "nothing"
+    lines = [
+        f"{spec.episodes} episodes of {spec.horizon} steps on {spec.tasks} tasks, a meta-step per {spec.estimator.window} steps: "
+        f"{meta_steps} meta-steps",
+        f"validated every {spec.validate_every} episodes on {spec.validation_seeds} seeds",
+        f"compared over {comparison.steps} steps on {comparison.seeds} seeds with {baselines}, "
+        f"tuned on {comparison.tuning_seeds} other seeds",
+    ]
+    return "\n".join(f"# {line}" for line in lines)
+
+
+def _show(folder: Path) -> None:
+    """Print the result of a run or of an evaluation, and where it lies."""
+    from l2lcli import tables
+
+    summary = tables.read_summary(folder)
+    if summary is not None:
+        print(tables.table(summary))
+    print(f"\nreport: {folder / 'report.html'}")
+
+
+def _bare_resume(arguments: list[str]) -> list[str]:
+    """`--resume` may stand without a RUN, which Typer's options cannot: before an option, a config file, or the end."""
+    out = []
+    for i, argument in enumerate(arguments):
+        after = arguments[i + 1] if i + 1 < len(arguments) else "-"
+        bare = argument == "--resume" and (after.startswith("-") or after.endswith((".yaml", ".yml")))
+        out.append(f"--resume={NEWEST}" if bare else argument)
+    return out
+
+
+def _fail(code: int, *lines: str) -> int:
+    for line in lines:
+        print(line, file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """The command `l2l`: runs one command and ends the process with its exit code."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(args=_bare_resume(arguments), prog_name="l2l")
+    except Exception as error:
+        if "--debug" in sys.argv[1:]:
+            traceback.print_exc()
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: Exception) -> int:
+    """Say what went wrong; the exit code for it."""
+    from l2lcli.artefact import RunError, one_line
+    from l2lcli.config import ConfigError
+    from l2lcli.data.source import DataError
+    from l2lcli.endings import Ending
+    from l2lcli.tables import ReportError
+
+    if isinstance(error, ConfigError):
+        return _fail(2, *error.faults)
+    if isinstance(error, Ending):
+        return _fail(error.exit_code, f"l2l: {error}")
+    if isinstance(error, RunError | DataError | ReportError):
+        return _fail(1, f"l2l: {one_line(error)}")
+    return _fail(1, f"l2l: {type(error).__name__}: {one_line(error)} (--debug shows the traceback)")
