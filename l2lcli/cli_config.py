@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from l2lcli import config as configs
-
 app = typer.Typer(help="Look at experiment files.", no_args_is_help=True, rich_markup_mode=None)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Experiment file (YAML).", show_default=False)]
@@ -23,6 +21,8 @@ def show(
     origin: Annotated[bool, typer.Option("--origin", help="Say for each value where it was set.")] = False,
 ) -> None:
     """Print the complete config: what the file says, and the defaults for the rest."""
+    from l2lcli import config as configs
+
     if not origin:
         return print(configs.dump(configs.load(path, overrides)), end="")
     values = configs.values(configs.load(path, overrides))
@@ -33,12 +33,16 @@ def show(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of experiment files, for editors."""
+    from l2lcli import config as configs
+
     print(json.dumps(configs.schema(), indent=2))
 
 
 @app.command()
 def validate(paths: Annotated[list[Path], typer.Argument(metavar="CONFIG...", show_default=False)]) -> None:
     """Check experiment files; every fault is a line."""
+    from l2lcli import config as configs
+
     faults = []
     for path in paths:
         try:
@@ -53,5 +57,7 @@ def validate(paths: Annotated[list[Path], typer.Argument(metavar="CONFIG...", sh
 @app.command()
 def diff(a: ConfigFile, b: Annotated[Path, typer.Argument(metavar="OTHER", show_default=False)]) -> None:
     """Print the values in which two experiment files differ, defaults included."""
+    from l2lcli import config as configs
+
     for key, here, there in configs.diff(configs.load(a), configs.load(b)):
         print(f"{key}: {here!r} | {there!r}")

@@ -1,6 +1,21 @@
-"""Settings every test runs under: warnings are errors, no silent rank promotion, and a cache of compiled programs."""
+"""Settings every test runs under: CPU, no silent rank promotion, and caches that are the test session's own."""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """The user's cache folder is neither read nor written: data sets and compiled programs go to one of the session's."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("L2L_CACHE")
+    os.environ["L2L_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["L2L_CACHE"]
+    else:
+        os.environ["L2L_CACHE"] = before

@@ -109,6 +109,7 @@ def test_jax_is_never_imported(tmp_path):
 
 def test_what_the_disk_refuses_is_one_line(tmp_path):
     finished(tmp_path, variants=(), seeds=2, steps=4)
+    shutil.rmtree(tmp_path / "curves")  # one figure is enough
     (tmp_path / "figures").write_text("")
     for draw in (report.figures, report.write):
         with pytest.raises(RunError, match=r"figures: (File exists|Not a directory)$"):

@@ -72,7 +72,8 @@ def _constructor(name: str) -> Callable[[Any], Any]:
     if name in COMMON:
         attribute, fixed = COMMON[name]
         return functools.partial(getattr(optax, attribute), **fixed)
-    candidate = getattr(optax, name, None) or getattr(optax.contrib, name, None)
+    # contrib first: Optax itself still has some of its names, deprecated.
+    candidate = getattr(optax.contrib, name, None) or getattr(optax, name, None)
     if not inspect.isfunction(candidate) or name.startswith("_"):
         raise ValueError(f"no optimizer named {name!r}; known: {', '.join(COMMON)}, and those of optax and optax.contrib")
     parameters = inspect.signature(candidate).parameters.values()

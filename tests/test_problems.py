@@ -1,0 +1,125 @@
+"""Every registered problem keeps the promises that `base.Problem` makes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from l2lcli import registry
+
+SMALL = {"classification": {"batch_size": 32}}  # what makes a problem's defaults quick to test
+
+
+@pytest.fixture(scope="module", params=sorted(registry.problem.specs()))
+def problem(request):
+    spec = registry.problem.specs()[request.param](**SMALL.get(request.param, {}))
+    return registry.problem.build(spec, None)
+
+
+def value_and_grad(problem, key, data):
+    """f and its gradient at theta_0, at one draw of everything."""
+    start, step = jax.random.split(key)
+    theta, task = problem.init(start, data)
+    return jax.value_and_grad(problem.loss)(theta, problem.batch(step, task, data))
+
+
+def test_loss_is_a_finite_scalar_and_its_gradient_is_like_theta(problem):
+    data = problem.data["train"]
+    value, grad = value_and_grad(problem, jax.random.key(0), data)
+    theta, _ = problem.init(jax.random.key(0), data)
+    assert value.shape == () and value.dtype == jnp.float32 and np.isfinite(value)
+    assert jax.tree.structure(grad) == jax.tree.structure(theta)
+    for g, x in zip(jax.tree.leaves(grad), jax.tree.leaves(theta), strict=True):
+        assert g.shape == x.shape and np.isfinite(g).all() and np.abs(g).max() > 0
+
+
+def test_vmap_equals_a_loop(problem):
+    data, keys = problem.data["train"], jax.random.split(jax.random.key(1), 3)
+    together = jax.vmap(lambda key: value_and_grad(problem, key, data)[0])(keys)
+    alone = [value_and_grad(problem, key, data)[0] for key in keys]
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    assert len(set(np.asarray(together).tolist())) == 3
+
+
+def test_the_same_key_gives_the_same_bits(problem):
+    once, again = (jax.jit(lambda k: value_and_grad(problem, k, problem.data["train"]))(jax.random.key(2)) for _ in "ab")
+    assert all((a == b).all() for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True))
+
+
+def test_adam_brings_the_loss_down(problem):
+    data, tx = problem.data["train"], optax.adam(0.03)
+    theta, task = problem.init(jax.random.key(3), data)
+
+    @jax.jit
+    def step(theta, opt, key):
+        value, grad = jax.value_and_grad(problem.loss)(theta, problem.batch(key, task, data))
+        update, opt = tx.update(grad, opt)
+        return optax.apply_updates(theta, update), opt, value
+
+    opt, values = tx.init(theta), []
+    for t in range(100):
+        theta, opt, value = step(theta, opt, jax.random.fold_in(jax.random.key(4), t))
+        values.append(float(value))
+    assert np.mean(values[-10:]) < 0.8 * np.mean(values[:3])
+
+
+def test_metrics_are_finite_on_the_test_split(problem):
+    if problem.metrics is None:
+        pytest.skip("this problem has no metrics")
+    theta, _ = problem.init(jax.random.key(0), problem.data["train"])
+    for value in problem.metrics(theta, problem.data["test"]).values():
+        assert value.shape == () and np.isfinite(value)
+
+
+def test_quadratic_has_its_closed_form():
+    spec = registry.problem.specs()["quadratic"](dimension=4)
+    problem = registry.problem.build(spec, None)
+    theta, (w, y) = problem.init(jax.random.key(5), ())
+    x = np.asarray(theta["theta"])
+    value, grad = jax.value_and_grad(problem.loss)(theta, (w, y))
+    np.testing.assert_allclose(value, ((w @ x - y) ** 2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(grad["theta"], 2 * w.T @ (w @ x - y), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("distribution", "mean", "deviation"), [("gaussian", 0.0, 1.0), ("uniform", 0.5, 12**-0.5)])
+def test_quadratic_draws_what_its_config_says(distribution, mean, deviation):
+    spec = registry.problem.specs()["quadratic"](dimension=100, distribution=distribution, start="gaussian", start_scale=3.0)
+    theta, (w, _) = registry.problem.build(spec, None).init(jax.random.key(6), ())
+    np.testing.assert_allclose([w.mean(), w.std()], [mean, deviation], atol=0.02)
+    assert 2.0 < theta["theta"].std() < 4.0
+
+
+def test_polynomial_is_solved_by_least_squares():
+    problem = registry.problem.build(registry.problem.specs()["polynomial"](noise=0.1, samples=500), None)
+    theta, (powers, y) = problem.init(jax.random.key(7), ())
+    best = np.linalg.lstsq(np.asarray(powers, np.float64), np.asarray(y, np.float64), rcond=None)[0]
+    value, grad = jax.value_and_grad(problem.loss)({"theta": jnp.asarray(best, jnp.float32)}, (powers, y))
+    assert 0.008 < value < 0.012 < problem.loss(theta, (powers, y))  # the noise's variance
+    np.testing.assert_allclose(grad["theta"], np.zeros(7), atol=1e-5)
+
+
+def test_classification_is_softmax_cross_entropy_of_the_network_written_out():
+    spec = registry.problem.specs()["classification"](hidden=[5, 3], activation="tanh", init_scale=0.5, batch_size=8)
+    problem = registry.problem.build(spec, None)
+    data = problem.data["train"]
+    theta, task = problem.init(jax.random.key(8), data)
+    batch = problem.batch(jax.random.key(9), task, data)
+    x = np.asarray(batch["image"], np.float64).reshape(8, -1) / 16  # scikit-learn's digits have 17 grey levels
+    layers = [theta[name] for name in sorted(theta)]
+    assert [layer["kernel"].shape for layer in layers] == [(64, 5), (5, 3), (3, 10)]
+    for i, layer in enumerate(layers):
+        x = x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
+        x = np.tanh(x) if i < 2 else x
+    log_p = x - np.log(np.exp(x).sum(1, keepdims=True))
+    np.testing.assert_allclose(problem.loss(theta, batch), -log_p[np.arange(8), batch["label"]].mean(), rtol=1e-5)
+    accuracy = problem.metrics(theta, batch)["accuracy"]
+    assert accuracy == pytest.approx((log_p.argmax(1) == np.asarray(batch["label"])).mean())
+
+
+def test_parameters_start_at_the_scale_that_the_config_says():
+    spec = registry.problem.specs()["classification"](hidden=[50], init_scale=0.3)
+    problem = registry.problem.build(spec, None)
+    theta, _ = problem.init(jax.random.key(10), problem.data["train"])
+    flat = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(theta)])
+    np.testing.assert_allclose([flat.mean(), flat.std()], [0, 0.3], atol=0.02)
