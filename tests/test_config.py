@@ -114,6 +114,11 @@ def test_diff_says_what_differs(first, second):
     assert repr(config.ABSENT) == "(absent)"
 
 
+def test_one_and_one_point_zero_differ():
+    whole, broken = (config.override(DEFAULTS, {"eval.variants.v": {"optimizer.output_scale": x}}) for x in (1, 1.0))
+    assert repr(config.diff(whole, broken)) == "[('eval.variants.v.optimizer.output_scale', 1, 1.0)]"
+
+
 leaf_changes = st.fixed_dictionaries(
     {}, optional={key: value for key, value in FIELDS.items() if key not in ("eval.variants", "optimizer.preprocess")}
 )
@@ -167,6 +172,12 @@ def test_variants_are_the_config_under_their_changes(tmp_path):
     assert config.variant(c, "mlp").problem.kind == "classification"
     with pytest.raises(config.ConfigError, match="unknown variant 'bog'; did you mean 'big'"):
         config.variant(c, "bog")
+
+
+def test_a_variant_of_another_kind_drops_what_the_default_kind_was_given(tmp_path):
+    text = "optimizer: {preprocess: {p: 5}}\neval: {variants: {v: {optimizer.preprocess.kind: clamp}}}"
+    (tmp_path / "a.yaml").write_text(text)
+    assert config.variant(config.load(tmp_path / "a.yaml"), "v").optimizer.preprocess.kind == "clamp"
 
 
 def test_numbers_are_what_they_look_like(tmp_path):

@@ -4,8 +4,11 @@ import os
 import re
 
 import pytest
+from pydantic import create_model
 
 from l2lcli import config
+from l2lcli.base import Spec
+from l2lcli.config_faults import Finding, check
 
 
 @pytest.fixture
@@ -63,6 +66,10 @@ TABLE = {  # text -> its faults
         "a.yaml:1:1: problem: expected a mapping, got null",
         "a.yaml:2:1: eval: expected a mapping, got a list",
     ],
+    "eval: {seeds: 1, tuning_seeds: 2.5}": [
+        "a.yaml:1:8: eval.seeds: must be at least 2, got 1",
+        "a.yaml:1:18: eval.tuning_seeds: expected a whole number, got 2.5",
+    ],
     "eval: {baselines: adam}": ["a.yaml:1:8: eval.baselines: expected a list, got 'adam'"],
     "problem: {kind: classification, hidden: [1, a]}": ["a.yaml:1:45: problem.hidden.1: expected a whole number, got 'a'"],
     "problem: {start_scale: .nan}\ntrain: {meta_optimizer: {learning_rate: .inf, clip: 1e999}}": [
@@ -102,6 +109,7 @@ TABLE = {  # text -> its faults
     "x" * 1_000_001: ["a.yaml:1:1: is larger than 1 MB"],
     "train: {horizon: 30}": ["a.yaml:1:9: train.estimator.window: 20 does not divide the horizon 30"],
     "train: {estimator: {window: 7}}": ["a.yaml:1:21: train.estimator.window: 7 does not divide the horizon 100"],
+    "train: {horizon: 30, estimator: {window: no}}": ["a.yaml:1:42: no is ambiguous: write true or false, ..."],
     "train: {weights: last}": ["a.yaml:1:9: train.weights: last needs window = horizon, but these are 20 and 100"],
     "train: {meta_optimizer: {name: adm}}\neval: {baselines: [adam, _adam, lbfgs, adam]}": [
         "a.yaml:1:26: train.meta_optimizer.name: no optimizer named 'adm'; known: sgd, momentum, ...",
@@ -153,6 +161,13 @@ def test_faults_name_the_file_and_the_override_that_they_are_in(faults):
     found = faults(files, *sets)
     assert found[:3] == expected[:3]
     assert sorted(found) == sorted(expected)
+
+
+def test_a_value_of_several_types_is_judged_by_the_one_that_fits_best():
+    model = create_model("Several", __base__=Spec, x=(int | list[int] | None, None))
+    assert check(model, {"x": [1, 2]})[0].x == [1, 2]
+    assert check(model, {"x": [1, "a"]})[1] == [Finding(("x", 1), "expected a whole number, got 'a'")]
+    assert check(model, {"x": "a"})[1] == [Finding(("x",), "expected a whole number or a list, got 'a'")]
 
 
 def test_a_long_cycle_and_the_blame_for_a_default(faults):

@@ -1,6 +1,7 @@
 """The HTML report and the comparison: one page each, made of files alone, whatever those files hold."""
 
 import json
+import shutil
 import subprocess
 import sys
 

@@ -68,6 +68,7 @@ def test_what_is_emitted_reads_back_the_same(mapping):
 
 @laws
 @given(mappings)
+@example({"x": [1e-5, 1e16, 5e-324]})
 def test_what_is_emitted_reads_the_same_elsewhere(mapping):
     assert typed(yaml.safe_load(emit(mapping))) == typed(mapping)
 
