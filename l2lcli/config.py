@@ -48,8 +48,8 @@ def provenance(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> d
     return origin
 
 
-def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The config with dotted keys set to other values, by the rules of `load`. Raises ConfigError."""
+def override(config: Config, changes: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
+    """The config with dotted keys set to other values, then those of `a.b=v`, by the rules of `load`. Raises ConfigError."""
     nodes: list[tuple[str, Node]] = []
     faults: list[Fault] = []
     for dotted, value in changes.items():
@@ -57,6 +57,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
             nodes.append((dotted, yaml_strict.node(value, DEFAULT)))
         except ValueError as error:
             faults.append(Fault(DEFAULT, f"{dotted}: {error}"))
+    nodes += config_files.settings(overrides, faults)
     return _settle(config_tree.merge(_node(config), config_tree.nest(nodes, DEFAULT, faults)), faults)
 
 

@@ -20,7 +20,7 @@ def read(path: str | os.PathLike[str], overrides: Iterable[str]) -> tuple[Node |
     """
     faults: list[Fault] = []
     trees, files = _chain(os.fspath(path), faults)
-    changes = config_tree.nest(_settings(overrides, faults), Place(os.fspath(path), 1, 1), faults)
+    changes = config_tree.nest(settings(overrides, faults), Place(os.fspath(path), 1, 1), faults)
     if None in trees:
         return None, faults, files
     tree = config_tree.merge(functools.reduce(config_tree.merge, reversed(trees)), changes)
@@ -77,7 +77,7 @@ def _mapping(data: bytes, source: str, faults: list[Fault]) -> Node | None:
     return None
 
 
-def _settings(overrides: Iterable[str], faults: list[Fault]) -> list[tuple[str, Node]]:
+def settings(overrides: Iterable[str], faults: list[Fault]) -> list[tuple[str, Node]]:
     """(dotted key, value) of each `a.b=v` that can be read."""
     changes = []
     for text in overrides:

@@ -96,7 +96,9 @@ def test_other_constructors_of_optax_serve_by_their_name(name):
     assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(last))
 
 
-@pytest.mark.parametrize("name", ["lbfgs", "sophia", "dpsgd", "chain", "adma", "_src", "apply_if_finite", "cosine_decay_schedule"])
+@pytest.mark.parametrize(
+    "name", ["lbfgs", "sophia", "dpsgd", "chain", "adma", "_src", "apply_if_finite", "cosine_decay_schedule"]
+)
 def test_what_needs_more_than_a_learning_rate_is_refused_by_name(name):
     with pytest.raises(ValueError, match=name) as error:
         check(name)

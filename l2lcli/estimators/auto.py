@@ -22,9 +22,7 @@ class AutoSpec(Spec):
 
 
 @registry.estimator.register("auto", AutoSpec)
-def auto(
-    spec: AutoSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...]
-) -> Estimator:
+def auto(spec: AutoSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...]) -> Estimator:
     """Build the estimator that `spec` comes down to. Arguments as `autodiff`."""
     chosen = AutodiffSpec(window=spec.window, second_order=spec.second_order)
     return registry.estimator.build(chosen, problem, optimizer, tasks, weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ class ClassificationSpec(Spec):
     kind: Literal["classification"] = "classification"
     dataset: Literal["digits", "mnist", "fashion_mnist"] = "digits"
     """Images and labels; digits needs no download."""
-    hidden: list[int] = Field([20], max_length=16)
+    hidden: list[Annotated[int, Field(ge=1, le=100_000)]] = Field([20], max_length=16)
     """Units of each hidden layer."""
     activation: Activation = "sigmoid"
     """After each hidden layer."""

@@ -1,0 +1,53 @@
+"""Two devices give what one gives: the same optimizees, bit for bit, and the same meta-gradient up to rounding."""
+
+import subprocess
+import sys
+
+import pytest
+
+from l2lcli.sharding import over_tasks
+
+SCRIPT = """
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
+import jax.numpy as jnp
+from l2lcli import registry, sharding
+from l2lcli.optimizers.lstm import LstmSpec, lstm
+from l2lcli.problems.quadratic import QuadraticSpec
+
+problem = registry.problem.build(QuadraticSpec(dimension=4), None)
+family = lstm(LstmSpec(hidden=3))
+phi = family.init(jax.random.key(1), {"theta": jnp.zeros(4)})
+for kind, spec in registry.estimator.specs().items():
+    build = lambda tasks: registry.estimator.build(spec(window=5), problem, family, tasks, (1.0,) * 10)
+    found = []
+    for devices in (1, 2):
+        made = sharding.over_tasks(build, 4, devices)
+        state = jax.jit(made.init)(jax.random.key(2), phi, ())
+        starts = np.asarray(state.theta["theta"])
+        estimates = []
+        for _ in range(2):
+            estimate, state = jax.jit(made.estimate)(jax.random.key(3), phi, (), state)
+            estimates.append(jax.tree.map(np.asarray, estimate))
+        found.append((starts, estimates, np.asarray(state.theta["theta"])))
+    assert len(state.theta["theta"].sharding.device_set) == 2, kind
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found[0][1:], found[1][1:])
+    text = jax.jit(made.estimate).lower(jax.random.key(3), phi, (), state).compile().as_text()
+    assert 1 <= text.count(" all-reduce(") <= 3, (kind, text.count(" all-reduce("))
+print("equal")
+"""
+
+
+def test_two_devices_equal_one_with_one_reduction_per_meta_gradient():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT], capture_output=True, text=True)
+    assert done.stdout == "equal\n", done.stderr
+
+
+@pytest.mark.parametrize(("tasks", "devices", "message"), [(4, 10_000, "10000 devices asked for"), (3, 1, None)])
+def test_too_many_devices_are_refused(tasks, devices, message):
+    if message is None:
+        assert over_tasks(lambda tasks: tasks, tasks, devices) == tasks
+    else:
+        with pytest.raises(ValueError, match=message):
+            over_tasks(lambda tasks: tasks, tasks, devices)
