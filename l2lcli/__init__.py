@@ -20,7 +20,7 @@ _WHERE = {
     "Problem": ("l2lcli.base", "Problem"),
     "LearnedOptimizer": ("l2lcli.base", "LearnedOptimizer"),
 }
-__all__ = ["LearnedOptimizer", "Problem", "evaluate", "load", "register"]  # noqa: F822  (found by __getattr__)
+__all__ = ["LearnedOptimizer", "Problem", "evaluate", "load", "register"]
 
 
 def __getattr__(name: str) -> Any:

@@ -141,7 +141,7 @@ def report(
     from l2lcli import report as pages
     from l2lcli import rundir
 
-    folders = runs or [rundir.newest(ROOT)]
+    folders = runs or [rundir.newest(ROOT, finished=False)]
     for folder in folders:
         if not folder.is_dir():
             raise pages.ReportError(f"{folder}: no such run directory")
@@ -187,8 +187,8 @@ def _plan(config: Config) -> str:
     meta_steps = spec.episodes * (spec.horizon // spec.estimator.window)
     baselines = ", ".join(comparison.baselines) or "nothing"
     lines = [
-        f"{spec.episodes} episodes of {spec.horizon} steps on {spec.tasks} tasks, a meta-step per {spec.estimator.window} steps: "
-        f"{meta_steps} meta-steps",
+        f"{spec.episodes} episodes of {spec.horizon} steps on {spec.tasks} tasks; a meta-step every {spec.estimator.window} "
+        f"steps, {meta_steps} in all",
         f"validated every {spec.validate_every} episodes on {spec.validation_seeds} seeds",
         f"compared over {comparison.steps} steps on {comparison.seeds} seeds with {baselines}, "
         f"tuned on {comparison.tuning_seeds} other seeds",
@@ -246,5 +246,5 @@ def _exit_code(error: Exception) -> int:
     if isinstance(error, Ending):
         return _fail(error.exit_code, f"l2l: {error}")
     if isinstance(error, RunError | DataError | ReportError):
-        return _fail(1, f"l2l: {one_line(error)}")
+        return _fail(1, f"l2l: {error}")
     return _fail(1, f"l2l: {type(error).__name__}: {one_line(error)} (--debug shows the traceback)")

@@ -37,11 +37,16 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Config:
     return _settle(*config_files.read(path, overrides))
 
 
+def values(config: Config) -> dict[str, Any]:
+    """Dotted key -> value, for all that is no mapping itself, or an empty one."""
+    return {".".join(path): value for path, value in config_tree.leaves(_dumped(config))}
+
+
 def provenance(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> dict[str, str]:
     """Dotted key -> who set it, "file:line", "--set" or "default", for every value of the loaded config. Raises ConfigError."""
     tree, faults, files = config_files.read(path, overrides)
     origin = {}
-    for keys, _ in config_tree.leaves(_values(_settle(tree, faults, files))):
+    for keys, _ in config_tree.leaves(_dumped(_settle(tree, faults, files))):
         node = config_tree.find(tree, keys)
         place = node.place if node else DEFAULT
         origin[".".join(keys)] = f"{place.source}:{place.line}" if place.line else place.source.split(" ")[0]
@@ -74,7 +79,7 @@ def variant(config: Config, name: str) -> Config:
 
 def dump(config: Config) -> str:
     """Complete YAML text, defaults included, from which `load` makes an equal config."""
-    return yaml_emit.emit(_values(config))
+    return yaml_emit.emit(_dumped(config))
 
 
 def schema() -> dict[str, Any]:
@@ -94,17 +99,17 @@ ABSENT = _Absent()  # what `diff` gives where a config has no such key
 
 def diff(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
     """(dotted key, its value in a, in b) for each value that differs; ABSENT where one has no such key."""
-    left, right = ({".".join(path): value for path, value in config_tree.leaves(_values(c))} for c in (a, b))
+    left, right = values(a), values(b)
     pairs = [(key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in left | right]
     return [(key, x, y) for key, x, y in pairs if repr(x) != repr(y)]  # 1, 1.0 and True are equal, and three values
 
 
-def _values(config: Config) -> dict[str, Any]:
+def _dumped(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
 def _node(config: Config) -> Node:
-    return yaml_strict.node(_values(config), DEFAULT)
+    return yaml_strict.node(_dumped(config), DEFAULT)
 
 
 def _settle(tree: Node | None, faults: list[Fault], files: Sequence[str] = ()) -> Config:

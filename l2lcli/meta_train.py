@@ -136,7 +136,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
     def validate(root, phi, data):
         def one(key):
             inner = fresh(problem, optimizer, phi, key, data)
-            after, losses = unroll(problem, optimizer, phi, inner, data, spec.horizon)
+            losses = unroll(problem, optimizer, phi, inner, data, spec.horizon)[1]
             return inner.value + losses[:-1].sum()
 
         return jax.vmap(one)(jax.random.split(namespace(root, "validation"), spec.validation_seeds)).mean()

@@ -26,7 +26,8 @@ class Registry:
       package: dotted name of the package whose modules register themselves.
     """
 
-    def __init__(self, noun: str, package: str):
+    def __init__(self, noun: str, package: str) -> None:
+        """Nothing is imported before the first name is asked for."""
         self.noun = noun
         self._package = package
         self._entries: dict[str, tuple[type[Spec], Callable[..., Any]]] = {}

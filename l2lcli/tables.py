@@ -186,7 +186,7 @@ def ratio_rows(parts: dict[str, dict[str, Any]], first: str) -> list[list[str]]:
 def _lines(rows: list[list[str]], marked: str | None = None) -> list[str]:
     """Rows as aligned lines of at most WIDTH columns, for which names are cut; the marked one begins with `>`."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    widths[0] = min(widths[0], max(6, WIDTH - 2 * len(widths) - sum(widths[1:])))
+    widths[0] = min(widths[0], max(len(rows[0][0]), WIDTH - 2 * len(widths) - sum(widths[1:])))
     cut = [[r[0] if len(r[0]) <= widths[0] else f"{r[0][: widths[0] - 1]}…", *r[1:]] for r in rows]
     lines = ["  ".join(map(str.ljust, r, widths)).rstrip() for r in cut]
     return [f"{'>' if r[0] == marked else ' '} {line}" for r, line in zip(rows, lines, strict=True)]

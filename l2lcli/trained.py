@@ -64,6 +64,7 @@ def _find(name: str | Path | None) -> tuple[Path, Run | None]:
         for root in (ROOT, Path(__file__).parent.parent / "runs"):
             if (shipped := root / "reference" / path / NAME).is_file():
                 return shipped, None
+        raise RunError(f"{name}: no run directory, no optimizer file, and none of that name is shipped")
     run = rundir.open_run(path)
     if not (run.path / NAME).is_file():
         raise RunError(f"{run.path}: no trained optimizer in it ({NAME} is missing)")

@@ -145,7 +145,7 @@ def test_schedules(schedule, half, end):
 
 @pytest.mark.parametrize("name", ["sgd", "rmsprop"])
 def test_any_optax_optimizer_meta_trains(name):
-    rows, last = train(section(episodes=2, meta_optimizer={"name": name, "learning_rate": 1e-3}))
+    _, last = train(section(episodes=2, meta_optimizer={"name": name, "learning_rate": 1e-3}))
     moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(last.outer.phi), jax.tree.leaves(PHI), strict=True)]
     assert max(moved) > 0
 
