@@ -1,0 +1,93 @@
+"""Every part imports only what stands below it, and only the parts that may load JAX do."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "l2lcli"
+# From the top down, as in the design; what stands in one line stands side by side.
+ORDER = [
+    "__init__ __main__",
+    "cli",
+    "cli_config",
+    "training evaluating",
+    "experiment",
+    "report",
+    "figures",
+    "tables",
+    "trained",
+    "backend progress endings",
+    "rundir",
+    "checkpoint folders metrics",
+    "status",
+    "artefact",
+    "config",
+    "config_faults config_files",
+    "config_tree",
+    "config_specs",
+    "yaml_emit",
+    "yaml_strict",
+    "meta_train evaluate",
+    "statistics leaves",
+    "estimators",
+    "sharding",
+    "unroll",
+    "optimizers problems",
+    "data",
+    "registry",
+    "base",
+]
+RANK = {name: rank for rank, line in enumerate(ORDER) for name in line.split()}
+BESIDE = {"optimizers", "problems", "estimators", "data", "config_faults config_files", "checkpoint folders metrics"}
+
+
+def part(module):
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports():
+    """(file, part that imports, part that is imported) for every import of this package, at any depth of a file."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                whole = node.module == "l2lcli"
+                names = [f"l2lcli.{alias.name}" for alias in node.names] if whole else [node.module]
+            else:
+                continue
+            yield from ((path, own, part(name)) for name in names if name.split(".")[0] == "l2lcli")
+
+
+def test_every_part_has_its_place():
+    found = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
+    assert found == set(RANK)
+
+
+def test_nothing_imports_what_stands_above_it():
+    # optimizers/hand.py is what the meta-optimizer and a config's names are taken from; a config asks it late.
+    upward = [
+        f"{path.relative_to(PACKAGE)} imports {there}"
+        for path, own, there in imports()
+        if there != own and RANK[there] <= RANK[own] and not any(own in b and there in b for b in BESIDE)
+    ]
+    assert not upward
+
+
+@pytest.mark.parametrize("module", ["l2lcli", "l2lcli.cli", "l2lcli.trained", "l2lcli.registry", "l2lcli.report"])
+def test_importing_loads_no_jax(module):
+    code = f"import sys, {module}\nprint({{'jax', 'optax', 'flax', 'orbax', 'tensorflow', 'matplotlib'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_nothing_needs_tensorflow():
+    names = {alias.name for p in PACKAGE.rglob("*.py") for n in ast.walk(ast.parse(p.read_text())) if isinstance(n, ast.Import)
+             for alias in n.names}  # fmt: skip
+    assert "tensorflow" not in names
+    lock = (PACKAGE.parent / "requirements.lock").read_text()
+    assert "\ntensorflow==" not in lock and "://" not in lock

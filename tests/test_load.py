@@ -1,0 +1,93 @@
+"""A trained optimizer in somebody else's loop: plain Flax, plain Optax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen
+from sklearn.datasets import load_digits
+
+import l2lcli
+from l2lcli.artefact import RunError, write_artefact
+from l2lcli.config import load as load_config
+from l2lcli.leaves import misfit, nest, to_host
+from l2lcli.optimizers.lstm import LstmSpec, lstm
+
+SPEC = LstmSpec(layers=1, hidden=4)
+
+
+@pytest.fixture
+def artefact(tmp_path):
+    """An optimizer.npz whose LSTM is, roughly, gradient descent: its read-out follows the sign of the gradient."""
+    family = lstm(SPEC)
+    phi = family.init(jax.random.key(0), {"theta": jnp.zeros(3)})
+    cell = phi["lstm_0"]
+    # Every gate open but the forget gate, the cell's input the gradient's sign, the read-out its negative.
+    cell["bias"] = jnp.concatenate([jnp.full(4, 5.0), jnp.full(4, -9.0), jnp.zeros(4), jnp.full(4, 5.0)])
+    cell["recurrent"] = jnp.zeros_like(cell["recurrent"])
+    cell["input"] = jnp.zeros_like(cell["input"]).at[8:12, 1].set(1.0)
+    phi["readout"]["kernel"] = jnp.full(4, -0.1)
+    (tmp_path / "c.yaml").write_text("optimizer: {kind: lstm, layers: 1, hidden: 4}")
+    config = load_config(tmp_path / "c.yaml").model_dump(mode="json")
+    write_artefact(tmp_path / "mine.npz", to_host(phi), {"config": config})
+    return tmp_path / "mine.npz"
+
+
+def test_a_flax_model_trains_with_it_in_an_ordinary_optax_loop(artefact):
+    images, labels = load_digits(return_X_y=True)
+    images = jnp.asarray(images[:512] / 16, jnp.float32)
+    labels = jnp.asarray(labels[:512])
+    model = linen.Sequential([linen.Dense(16), linen.relu, linen.Dense(10)])
+    params = model.init(jax.random.key(1), images)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), l2lcli.load(artefact))
+    state = tx.init(params)
+
+    def loss(params):
+        return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, images), labels).mean()
+
+    @jax.jit
+    def step(params, state):
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state, value
+
+    values = []
+    for _ in range(60):
+        params, state, value = step(params, state)
+        values.append(float(value))
+    assert values[-1] < 0.5 * values[0]
+
+
+def test_the_artefact_gives_the_same_updates_as_the_family_it_came_from(artefact):
+    phi = nest({key: leaf for key, leaf in np.load(artefact).items() if key != "__meta__"})
+    theta, grad = {"a": jnp.ones((2, 2))}, {"a": jnp.array([[0.5, -0.1], [0.0, 2.0]])}
+    loaded, own = l2lcli.load(str(artefact)), lstm(SPEC).bind(phi)
+    found, expected = (tx.update(grad, tx.init(theta), theta)[0] for tx in (loaded, own))
+    np.testing.assert_array_equal(found["a"], expected["a"])
+    assert (np.sign(found["a"]) == -np.sign(grad["a"])).all()
+
+
+def test_what_cannot_be_loaded_is_one_clear_line(artefact, tmp_path):
+    with pytest.raises(RunError, match="no run directory, no optimizer file"):
+        l2lcli.load("nothing.npz")
+    write_artefact(tmp_path / "old.npz", {"x": np.zeros(1)}, {})
+    with pytest.raises(RunError, match="was trained under a config that this l2l does not know"):
+        l2lcli.load(tmp_path / "old.npz")
+
+
+def test_parameters_of_another_architecture_are_named():
+    here = {"start": jax.ShapeDtypeStruct((4,), jnp.float32), "rate": jax.ShapeDtypeStruct((), jnp.float32)}
+    assert misfit({"start": np.zeros(4, np.float32), "rate": np.float32(0)}, here) is None
+    assert (
+        misfit({"start": np.zeros(5, np.float32), "rate": np.float32(0)}, here) == "start is float32[5] there, float32[4] here"
+    )
+    assert misfit({"rate": np.float32(0)}, here) == "start is missing"
+    assert misfit({"start": np.zeros(4), "rate": np.float32(0), "more": np.float32(0)}, here) == "more is not needed"
+
+
+def test_the_public_names_are_there_and_no_others():
+    assert sorted(dir(l2lcli)) == sorted(l2lcli.__all__)
+    assert all(getattr(l2lcli, name) is not None for name in l2lcli.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        l2lcli.lode  # noqa: B018
