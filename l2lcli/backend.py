@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from l2lcli.config import ConfigError
 from l2lcli.data import cache
 
 PACKAGES = ("l2lcli", "jax", "jaxlib", "optax", "flax", "numpy", "orbax-checkpoint", "tensorflow-datasets")
@@ -18,7 +19,7 @@ def start(devices: int = 1) -> None:
     """Import JAX with `devices` devices and a persistent cache of compiled programs under the user's cache folder.
 
     Called before anything else touches JAX; on a CPU each device is a thread pool of its own. A cache that cannot be
-    written is done without. Raises ValueError if there are fewer devices than asked for.
+    written is done without. Raises ConfigError if there are fewer devices than asked for.
     """
     import jax
 
@@ -36,7 +37,7 @@ def start(devices: int = 1) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     if devices > jax.device_count():
-        raise ValueError(f"--devices {devices}: only {jax.device_count()} present")
+        raise ConfigError([f"--devices {devices}: there are only {jax.device_count()}"])
 
 
 def environment(argv: list[str], datasets: dict[str, str]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class LearnedOptimizer(NamedTuple):
     Attributes:
       init: (key, theta) -> phi. The key is consumed; theta may be abstract (`jax.ShapeDtypeStruct` leaves).
       bind: phi -> an Optax transformation; its update receives value=f(theta_t) as an extra argument.
-      start: (phi, theta) -> where the optimizee begins; identity unless the optimizer learns theta_0.
+      start: (phi, theta) -> where the optimizee begins, of an optimizer that learns theta_0.
       replayable: init and update accept one 1-D array of coordinates; coordinate i's update depends on its own history and
         on recorded scalars alone; every state leaf has N as its LAST axis, or is a scalar.
       per_coordinate: phi -> tree of bool, which leaves of phi are indexed by coordinate (a learned start, a rate per
@@ -75,7 +75,7 @@ class LearnedOptimizer(NamedTuple):
 
     init: Callable[[Key, Theta], Phi]
     bind: Callable[[Phi], optax.GradientTransformationExtraArgs]
-    start: Callable[[Phi, Theta], Theta] = lambda phi, theta: theta
+    start: Callable[[Phi, Theta], Theta] | None = None
     replayable: bool = False
     per_coordinate: Callable[[Phi], Any] | None = None
 

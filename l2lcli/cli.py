@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from l2lcli import cli_config
 if TYPE_CHECKING:
     from l2lcli.config import Config
     from l2lcli.rundir import Run
+    from l2lcli.trained import Trained
 
 app = typer.Typer(
     help="Train, compare and use learned optimizers.",
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a config value: train.horizon=200.")]
 ROOT = Path("runs")
-NEWEST = ""  # what --resume without a RUN becomes
+NEWEST = ""  # what --resume without a RUN becomes, see __main__.py
 
 
 def version(show: bool) -> None:
@@ -61,6 +61,7 @@ def train(
     """Meta-train an optimizer, and compare it with tuned baselines."""
     from l2lcli import config as configs
     from l2lcli import endings, rundir, tables, trained
+    from l2lcli.artefact import strict_json
 
     if path is None and resume is None:
         raise typer.BadParameter("give an experiment file, such as configs/digits.yaml, or --resume")
@@ -77,10 +78,10 @@ def train(
         if config.train.tasks % (devices or 1):
             raise typer.BadParameter(f"{devices} devices do not divide the {config.train.tasks} tasks (train.tasks)")
         if resume is None:
-            start = None if init_from is None else trained.read(init_from)
-            run = rundir.create(ROOT, config.name, configs.dump(config), path=run_dir)
-            if start is not None:
-                run.write_bytes(trained.START, start.artefact.read_bytes())
+            beside = {"env.json": strict_json({"argv": sys.argv, "devices_used": devices or 1})}
+            if init_from is not None:
+                beside[trained.START] = trained.read(init_from).artefact.read_bytes()
+            run = rundir.create(ROOT, config.name, configs.dump(config), path=run_dir, beside=beside)
         else:
             run.lock()
             if run.read_status()["state"] == "done":
@@ -103,7 +104,9 @@ def evaluate(
     overrides: Set = [],  # noqa: B006
     path: Annotated[
         Path | None,
-        typer.Option("--config", metavar="CONFIG", help="Evaluate on another experiment; without RUN, its baselines alone."),
+        typer.Option(
+            "--config", metavar="CONFIG", help="Evaluate on this experiment; where no run is finished yet, its baselines alone."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="T", help="Optimizee steps.")] = None,
     seeds: Annotated[int | None, typer.Option(metavar="S", help="Optimizees that every optimizer is reported on.")] = None,
@@ -111,19 +114,21 @@ def evaluate(
 ) -> None:
     """Compare a trained optimizer with tuned baselines; written to eval/ inside its run."""
     from l2lcli import config as configs
-    from l2lcli import endings, trained
+    from l2lcli import endings
 
     names = None if baseline is None else [part.strip() for part in baseline.split(",") if part.strip()]
     options = {"eval.steps": steps, "eval.seeds": seeds, "eval.baselines": names}
     changes = {key: value for key, value in options.items() if value is not None}
     with endings.listening() as flag:
         config = None if path is None else configs.load(path, overrides)
-        found = None if name is None and config is not None else trained.read(name)
+        found = _trained(name, needed=config is None)
         if config is None:
             config = configs.override(found.config, changes, overrides)
         else:
             family = {} if found is None else {"optimizer": found.config.optimizer.model_dump(mode="json")}
             config = configs.override(config, family | changes)
+        if found is None and not config.eval.baselines:
+            raise typer.BadParameter("nothing to evaluate: no trained optimizer and no baselines")
         from l2lcli import evaluating
 
         folder = evaluating.evaluate(config, found, sys.argv, flag)
@@ -141,7 +146,7 @@ def report(
     from l2lcli import report as pages
     from l2lcli import rundir
 
-    folders = runs or [rundir.newest(ROOT, finished=False)]
+    folders = runs or [rundir.newest(ROOT)]
     for folder in folders:
         if not folder.is_dir():
             raise pages.ReportError(f"{folder}: no such run directory")
@@ -181,6 +186,19 @@ def _reopen(name: str, config: Config | None) -> tuple[Run, Config]:
     return run, own
 
 
+def _trained(name: str | None, needed: bool) -> Trained | None:
+    """The trained optimizer of that name, or the newest; None where there is none and none is needed."""
+    from l2lcli import trained
+    from l2lcli.artefact import RunError
+
+    try:
+        return trained.read(name)
+    except RunError:
+        if needed or name is not None or any(ROOT.glob(f"*/*/{trained.NAME}")):
+            raise
+        return None
+
+
 def _plan(config: Config) -> str:
     """What a training would do, as YAML comments."""
     spec, comparison = config.train, config.eval
@@ -204,47 +222,3 @@ def _show(folder: Path) -> None:
     if summary is not None:
         print(tables.table(summary))
     print(f"\nreport: {folder / 'report.html'}")
-
-
-def _bare_resume(arguments: list[str]) -> list[str]:
-    """`--resume` may stand without a RUN, which Typer's options cannot: before an option, a config file, or the end."""
-    out = []
-    for i, argument in enumerate(arguments):
-        after = arguments[i + 1] if i + 1 < len(arguments) else "-"
-        bare = argument == "--resume" and (after.startswith("-") or after.endswith((".yaml", ".yml")))
-        out.append(f"--resume={NEWEST}" if bare else argument)
-    return out
-
-
-def _fail(code: int, *lines: str) -> int:
-    for line in lines:
-        print(line, file=sys.stderr)
-    return code
-
-
-def main() -> None:
-    """The command `l2l`: runs one command and ends the process with its exit code."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    try:
-        app(args=_bare_resume(arguments), prog_name="l2l")
-    except Exception as error:
-        if "--debug" in sys.argv[1:]:
-            traceback.print_exc()
-        sys.exit(_exit_code(error))
-
-
-def _exit_code(error: Exception) -> int:
-    """Say what went wrong; the exit code for it."""
-    from l2lcli.artefact import RunError, one_line
-    from l2lcli.config import ConfigError
-    from l2lcli.data.source import DataError
-    from l2lcli.endings import Ending
-    from l2lcli.tables import ReportError
-
-    if isinstance(error, ConfigError):
-        return _fail(2, *error.faults)
-    if isinstance(error, Ending):
-        return _fail(error.exit_code, f"l2l: {error}")
-    if isinstance(error, RunError | DataError | ReportError):
-        return _fail(1, f"l2l: {error}")
-    return _fail(1, f"l2l: {type(error).__name__}: {one_line(error)} (--debug shows the traceback)")

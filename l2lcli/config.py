@@ -16,6 +16,7 @@ from l2lcli.config_faults import Finding
 from l2lcli.config_specs import Config, config_class
 from l2lcli.yaml_strict import DEFAULT, Fault, Node, plain, shown
 
+RESERVED = ("latest", "reference", "evaluations")
 EXTENDS = "Another file, relative to this one, whose keys this one adds to or replaces (all but its name)"
 
 
@@ -159,6 +160,10 @@ def _cross(config: Config) -> Iterator[Finding]:
         yield Finding(at, f"{window} does not divide the horizon {horizon}", (("train", "horizon"),))
     elif window and window != horizon and config.train.weights == "last":
         yield Finding(("train", "weights"), f"last needs window = horizon, but these are {window} and {horizon}", (at,))
+    if config.name in RESERVED:
+        yield Finding(("name",), f"{shown(config.name)} is a folder of its own in runs/: choose another name")
+    if config.name in config.eval.variants:  # their curves would share a file
+        yield Finding(("eval", "variants", config.name), "has the experiment's own name")
     names = {("train", "meta_optimizer", "name"): config.train.meta_optimizer.name}
     for i, name in enumerate(config.eval.baselines):
         if name in config.eval.baselines[:i]:

@@ -76,7 +76,7 @@ def curves(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, s
     return Curves(losses.astype(np.float64), np.array(at), metrics)
 
 
-def tune(problem: Problem, name: str, keys: Key, steps: int) -> dict[str, float]:
+def tune(problem: Problem, name: str, keys: Key, steps: int, poll: Callable[[], None] = lambda: None) -> dict[str, float]:
     """The learning rates of a hand-made optimizer with the least mean over `keys` of each metric: {"final", "sum"}.
 
     Three rates a decade from 1e-4 to 10; a best value at the grid's edge extends the grid on that side.
@@ -94,6 +94,7 @@ def tune(problem: Problem, name: str, keys: Key, steps: int) -> dict[str, float]
     found: dict[int, dict[str, float]] = {}
 
     def extend(exponents: Iterable[int]) -> None:
+        poll()
         exponents = list(exponents)
         phis = {"log_learning_rate": jnp.asarray([e * math.log(10) / PER_DECADE for e in exponents], jnp.float32)}
         losses = np.asarray(run(phis, keys, problem.data["train"]), np.float64)
@@ -119,17 +120,13 @@ def tune(problem: Problem, name: str, keys: Key, steps: int) -> dict[str, float]
 def seconds_per_step(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, steps: int) -> float:
     """Wall-clock seconds of one step of one optimizee alone, the gradient included: a jitted scan, median of 5."""
     steps = min(steps, TIMED_STEPS)
-
-    @jax.jit
-    def run(phi, key, data):
-        inner = fresh(problem, optimizer, phi, key, data)
-        return unroll(problem, optimizer, phi, inner, data, steps)[1]
-
     data, seconds = problem.data["train"], []
-    run(phi, key, data).block_until_ready()
+    inner = jax.jit(lambda phi, key, data: fresh(problem, optimizer, phi, key, data))(phi, key, data)
+    run = jax.jit(lambda phi, inner, data: unroll(problem, optimizer, phi, inner, data, steps)[1])
+    run(phi, inner, data).block_until_ready()
     for _ in range(5):
         began = time.perf_counter()
-        run(phi, key, data).block_until_ready()
+        run(phi, inner, data).block_until_ready()
         seconds.append(time.perf_counter() - began)
     return float(np.median(seconds)) / steps
 
@@ -146,6 +143,7 @@ def compare(
     tuning_seeds: int,
     metrics_every: int,
     tell: Callable[[str], None] = lambda line: None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Compare a learned optimizer with tuned baselines; the summary is DESIGN.md's object without its "variants".
 
@@ -160,6 +158,7 @@ def compare(
       tuning_seeds: seeds for the learning rates.
       metrics_every: steps between evaluations on the test split.
       tell: called with what is being done, for a progress line.
+      poll: called between dispatches; it may raise, to stop.
     """
     tuning = jax.random.split(namespace(root, "tuning"), tuning_seeds)
     keys = jax.random.split(namespace(root, "evaluation"), seeds)
@@ -167,6 +166,7 @@ def compare(
     entries: dict[str, dict[str, Any]] = {}
 
     def add(label: str, family: LearnedOptimizer, phis: dict[str, Phi], rates: dict[str, float] | None) -> None:
+        poll()
         found[label] = curves(problem, family, phis["final"], keys, steps, metrics_every)
         for_sum = found[label]
         if rates is not None and rates["sum"] != rates["final"]:
@@ -183,7 +183,7 @@ def compare(
 
     for baseline in baselines:
         tell(f"tuning {baseline}")
-        rates = tune(problem, baseline, tuning, steps)
+        rates = tune(problem, baseline, tuning, steps, poll)
         phis = {metric: {"log_learning_rate": jnp.float32(math.log(rate))} for metric, rate in rates.items()}
         add(baseline, hand(baseline), phis, rates)
     if learned is not None:

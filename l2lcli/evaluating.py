@@ -10,7 +10,7 @@ from l2lcli.config import Config, dump
 from l2lcli.endings import Signals
 from l2lcli.progress import Progress
 from l2lcli.rundir import Run
-from l2lcli.trained import ROOT, Trained
+from l2lcli.trained import EVALUATIONS, Trained
 
 
 def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Signals) -> Path:
@@ -23,7 +23,7 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
       signals: looked at between the parts.
 
     Returns:
-      The new folder: `eval/<name>/` inside the optimizer's run, or, where it has none, a run directory of its own.
+      The new folder: `eval/<name>/` inside the optimizer's run, or, where it has none, one in runs/evaluations/.
 
     Raises DataError, RunError, Stopped; nothing is written before the comparison is done.
     """
@@ -31,20 +31,15 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
     built = experiment.build(config)
     phi = None if found is None else built.fitted(found)
     with Progress(0) as progress:
-
-        def tell(line: str) -> None:
-            signals.check()
-            progress.say(line)
-
-        comparison = experiment.evaluate(built, phi, tell)
+        comparisons = experiment.evaluate(built, phi, progress.say, signals.check)
         if found is not None and found.run is not None:
             run, folder = found.run, _new_folder(found.run, config.name)
             run.write_text(f"{folder}config.yaml", dump(config))
         else:
-            run, folder = rundir.create(ROOT, config.name, dump(config)), ""
+            run, folder = rundir.create(EVALUATIONS, config.name, dump(config)), ""
         with run:
-            experiment.record_environment(run, built, 1, argv, progress.say, folder)
-            experiment.write(run, config.name, comparison, folder)
+            experiment.record_environment(run, built, 1, argv, progress.warn, folder)
+            experiment.write(run, comparisons, folder)
             if not folder:
                 run.status("done")
     return run.path / folder

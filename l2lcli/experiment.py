@@ -12,7 +12,7 @@ import optax
 from l2lcli import backend, leaves, registry, report, trained
 from l2lcli.artefact import RunError
 from l2lcli.base import Key, LearnedOptimizer, Problem
-from l2lcli.config import Config
+from l2lcli.config import Config, variant
 from l2lcli.evaluate import Comparison, Curves, compare
 from l2lcli.rundir import Run
 from l2lcli.tables import read_json
@@ -73,11 +73,31 @@ def load(name: str | Path | None = None) -> optax.GradientTransformationExtraArg
     return registry.optimizer.build(found.config.optimizer).bind(leaves.nest(found.phi))
 
 
-def evaluate(experiment: Experiment, phi: Any | None, tell: Callable[[str], None]) -> Comparison:
+def evaluate(
+    experiment: Experiment, phi: Any | None, tell: Callable[[str], None], poll: Callable[[], None]
+) -> dict[str, Comparison]:
     """Compare phi, or nothing where it is None, with the baselines of the config's `eval` section.
 
-    `tell` is called before each part with a line on what is being done.
+    Args:
+      experiment: what to compare on, with the variants of its config.
+      phi: parameters of its optimizer.
+      tell: called with a line on what is being done.
+      poll: called every few seconds.
+
+    Returns:
+      Name to comparison: first the experiment's own, then each variant's.
     """
+    config = experiment.config
+    found = {config.name: _compare(experiment, phi, tell, poll)}
+    for name in config.eval.variants:
+        varied = build(variant(config, name))
+        if phi is not None and (reason := leaves.misfit(leaves.to_host(phi), jax.eval_shape(varied.phi))):
+            raise RunError(f"eval.variants.{name}: the optimizer's parameters do not fit it: {reason}")
+        found[name] = _compare(varied, phi, lambda line, name=name: tell(f"{name}: {line}"), poll)
+    return found
+
+
+def _compare(experiment: Experiment, phi: Any | None, tell: Callable[[str], None], poll: Callable[[], None]) -> Comparison:
     config, spec = experiment.config, experiment.config.eval
     kind = config.optimizer.kind
     name = f"{kind}_learned" if kind in spec.baselines else kind
@@ -92,26 +112,29 @@ def evaluate(experiment: Experiment, phi: Any | None, tell: Callable[[str], None
         tuning_seeds=spec.tuning_seeds,
         metrics_every=spec.metrics_every,
         tell=tell,
+        poll=poll,
     )
     subsets = [label for label in experiment.problem.provenance if "[" in label]
     label = {"label": f"{config.name} ({', '.join(subsets)})"} if subsets else {}
-    return found._replace(summary={**found.summary, **label, "variants": {}})
+    return found._replace(summary={**found.summary, **label})
 
 
-def write(run: Run, name: str, found: Comparison, folder: str = "") -> None:
-    """Write a comparison into a run: `curves/<name>.csv`, `metrics/<name>.csv`, summary.json; from these, the report.
+def write(run: Run, found: dict[str, Comparison], folder: str = "") -> None:
+    """Write comparisons into a run: `curves/<name>.csv`, `metrics/<name>.csv`, summary.json; from these, the report.
 
     Args:
       run: where to.
-      name: the problem's.
-      found: what to write.
+      found: what `evaluate` returned.
       folder: below the run, "eval/digits/", or "" for the run's own evaluation.
     """
     columns = ["optimizer", "seed", "step"]
-    run.write_curves(f"{folder}curves/{name}.csv", [*columns, "loss"], _loss_rows(found.curves))
-    if any(curves.metrics for curves in found.curves.values()):
-        run.write_curves(f"{folder}metrics/{name}.csv", [*columns, "metric", "value"], _metric_rows(found.curves))
-    run.write_json(f"{folder}summary.json", found.summary)
+    for name, comparison in found.items():
+        run.write_curves(f"{folder}curves/{name}.csv", [*columns, "loss"], _loss_rows(comparison.curves))
+        if any(curves.metrics for curves in comparison.curves.values()):
+            run.write_curves(f"{folder}metrics/{name}.csv", [*columns, "metric", "value"], _metric_rows(comparison.curves))
+    main, *variants = found
+    summary = found[main].summary | {"variants": {name: found[name].summary for name in variants}}
+    run.write_json(f"{folder}summary.json", summary)
     report.write(run.path / folder)
 
 
@@ -136,7 +159,7 @@ def record_environment(
     """Write env.json. Where the run has one, it stays, and `warn` hears of what has changed since and may change bits."""
     now = {**backend.environment(argv, dict(experiment.problem.provenance)), "devices_used": devices}
     then = read_json(run.path / folder / "env.json")
-    if then is None:
+    if then is None or "versions" not in then:  # at its creation, a run knows no more than its command
         return run.write_json(f"{folder}env.json", now)
     for key in ("versions", "platform", "backend", "devices_used", "datasets"):
         if then.get(key) != now[key]:

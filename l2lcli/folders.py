@@ -12,7 +12,8 @@ from pathlib import Path
 from l2lcli.artefact import RunError, faults
 from l2lcli.status import read_status
 
-UNFINISHED = re.compile(r"\.lock|\.(status\.json|config\.yaml)\.[0-9a-f]{8}")  # what `create` makes before the run is one
+FIRST = {"status.json", "start.npz", "env.json"}  # what `create` may write before config.yaml makes the folder a run
+UNFINISHED = re.compile(r"\.lock|\.(status\.json|start\.npz|env\.json|config\.yaml)\.[0-9a-f]{8}")
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -35,7 +36,7 @@ def demand_new(folder: Path) -> None:
     """Raises RunError unless the folder is empty, or holds no more than a process killed in `create` leaves."""
     entries = {entry.name for entry in folder.iterdir() if not UNFINISHED.fullmatch(entry.name)}
     with suppress(RunError):
-        if entries == {"status.json"} and read_status(folder)["state"] == "starting":
+        if "status.json" in entries and entries <= FIRST and read_status(folder)["state"] == "starting":
             return
     if entries:
         resume = f", or go on with the run in it: --resume {folder}" if {"config.yaml", "status.json"} <= entries else ""

@@ -28,6 +28,7 @@ class Outer(NamedTuple):
     """Meta-training's state on the device."""
 
     phi: Phi
+    good: Phi  # the last phi whose meta-gradient was finite
     opt: Any  # the meta-optimizer's state
     inner: Any  # the estimator's state, M optimizees in lock-step
     step: jax.Array  # () int32 meta-steps done, skipped ones included
@@ -60,7 +61,8 @@ class MetaTraining(NamedTuple):
       init: (root key, phi, data) -> Outer.
       advance: (root key, Outer, data, count) -> (Outer, [CAPACITY, 3] of loss, gradient norm, skipped; the first
         `count` rows are filled, fewer if a run of skipped steps ended it).
-      validate: (root key, phi, data) -> () mean over the validation seeds of Σ_{t=0}^{T-1} f(theta_t).
+      validate: (root key, phi, data) -> () mean over the validation seeds of Σ_{t=0}^{T-1} f(theta_t); of f(theta_T) where
+        the last step alone is what counts.
       per_episode: meta-steps per episode, T / W.
       limit: skipped meta-steps in a row that count as divergence.
     """
@@ -104,7 +106,14 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         shapes = jax.eval_shape(episode, root, phi, data, 0)
         blank = lambda s: jax.random.split(root, s.shape) if _is_key(s) else jnp.zeros(s.shape, s.dtype)  # noqa: E731
         inner = jax.tree.map(blank, shapes)
-        return Outer(phi, transformation(0).init(phi), inner, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        return Outer(
+            phi,
+            jax.tree.map(jnp.copy, phi),
+            transformation(0).init(phi),
+            inner,
+            jnp.zeros((), jnp.int32),
+            jnp.zeros((), jnp.int32),
+        )
 
     def meta_step(root, outer, data):
         inner = jax.lax.cond(
@@ -115,12 +124,14 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         key = jax.random.fold_in(namespace(root, "estimator"), outer.step)
         estimate, inner = estimator.estimate(key, outer.phi, data, inner)
         # Before clipping: optax.clip_by_global_norm turns an infinite gradient into NaN.
-        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((estimate.grad, estimate.loss))]).all()
+        finite = _finite((estimate.grad, estimate.loss))
+        good = jax.tree.map(lambda new, old: jnp.where(finite, new, old), outer.phi, outer.good)
         update, opt = transformation(outer.step).update(estimate.grad, outer.opt, outer.phi, value=estimate.loss)
         moved = optax.apply_updates(outer.phi, update), opt
+        finite &= _finite(moved[0])
         phi, opt = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, (outer.phi, outer.opt))
         row = jnp.stack([estimate.loss, optax.tree.norm(estimate.grad), (~finite).astype(estimate.loss.dtype)])
-        return Outer(phi, opt, inner, outer.step + 1, jnp.where(finite, 0, outer.failures + 1)), row
+        return Outer(phi, good, opt, inner, outer.step + 1, jnp.where(finite, 0, outer.failures + 1)), row
 
     def advance(root, outer, data, count):
         def body(carry):
@@ -137,7 +148,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         def one(key):
             inner = fresh(problem, optimizer, phi, key, data)
             losses = unroll(problem, optimizer, phi, inner, data, spec.horizon)[1]
-            return inner.value + losses[:-1].sum()
+            return losses[-1] if spec.weights == "last" else inner.value + losses[:-1].sum()
 
         return jax.vmap(one)(jax.random.split(namespace(root, "validation"), spec.validation_seeds)).mean()
 
@@ -151,7 +162,7 @@ def run(
 
     Rows hold no clock times, so that a resumed run's are bit-equal to an uninterrupted one's: {"step", "episode", "loss",
     "grad_norm", "skipped", "learning_rate"} per episode, loss being the mean over tasks of Σ_{t=1}^T w_t f(theta_t);
-    {"step", "episode", "validation_loss", "best"} per validation, loss being Σ_{t=0}^{T-1} f(theta_t).
+    {"step", "episode", "validation_loss", "best"} per validation, loss being `validate`'s.
     """
     schedule = learning_rate(spec.meta_optimizer, spec.episodes * meta.per_episode)
     step, total = int(outer.step), spec.episodes * meta.per_episode
@@ -206,6 +217,10 @@ def _validated(meta, spec, root, outer, record, data, step) -> tuple[Record, dic
         record = record._replace(stale=record.stale + 1)
     row = {"step": step, "episode": step // meta.per_episode}
     return record, {**row, "validation_loss": loss if math.isfinite(loss) else None, "best": better}
+
+
+def _finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _is_key(leaf: jax.ShapeDtypeStruct) -> bool:

@@ -77,6 +77,13 @@ class Progress:
         else:
             self._print(line)
 
+    def warn(self, line: str) -> None:
+        """Show a line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._print(line)
+
     @staticmethod
     def _print(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

@@ -110,7 +110,7 @@ def write(folder: Path) -> Path:
     unknown = "This run has not been evaluated: nothing can be said yet against the baselines."
     said = tables.verdict(summary) if summary else unknown
     body = [f'<h1>{escape(title)}</h1><p class="verdict">{escape(said)}</p>']
-    if status.get("state", "done") != "done":
+    if not summary and status.get("state", "done") != "done":
         told = ", ".join(f"{key} {status[key]}" for key in ("state", "step", "reason") if status.get(key) is not None)
         body.append(f"<p>This run is not complete: {escape(told)}.</p>")
     if summary:
@@ -124,8 +124,7 @@ def write(folder: Path) -> Path:
         program, *arguments = map(str, argv)
         sections["Command"] = f"<pre>{escape(shlex.join([Path(program).name, *arguments]))}</pre>"
     if config:
-        again = shlex.join(["l2l", "train", str(folder / "config.yaml")])
-        sections["Configuration"] = f"<p>Complete; to reproduce: <code>{escape(again)}</code></p><pre>{escape(config)}</pre>"
+        sections["Configuration"] = f"<p>Complete, defaults included.</p><pre>{escape(config)}</pre>"
     facts = [[k, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)] for k, v in env.items()]
     sections["Environment"] = _html_table([["what", "value"], *facts], kind="wrap") if facts else ""
     body += [f"<h2>{name}</h2>{html}" for name, html in sections.items() if html]

@@ -164,7 +164,9 @@ class Run:
         return path
 
 
-def create(root: Path, name: str, config_text: str, *, path: Path | None = None) -> Run:
+def create(
+    root: Path, name: str, config_text: str, *, path: Path | None = None, beside: Mapping[str, bytes] | None = None
+) -> Run:
     """Makes a run directory, locked, with config.yaml and status.json (state "starting") in it, and points `latest` at it.
 
     Args:
@@ -173,6 +175,7 @@ def create(root: Path, name: str, config_text: str, *, path: Path | None = None)
       config_text: the resolved configuration, written as it is.
       path: the very folder to use instead of `<root>/<name>/<UTC yyyymmdd-hhmmss>-<hash4>`; it must be new or empty.
         `<root>/latest` moves only for a folder below root.
+      beside: more files that are there from the start, of the names in `folders.FIRST`.
 
     Raises:
       RunError: the folder is not empty, or cannot be made.
@@ -187,6 +190,8 @@ def create(root: Path, name: str, config_text: str, *, path: Path | None = None)
         try:
             demand_new(run.path)  # two processes may both have found it new
             run.status("starting")
+            for relative, data in (beside or {}).items():
+                run.write_bytes(relative, data)
             run.write_text("config.yaml", config_text)  # last: with it the folder is a run
             point_latest(Path(root), run.path)
         except BaseException:
@@ -213,8 +218,12 @@ def open_run(path: Path) -> Run:
     return Run(path)
 
 
-def newest(root: Path, finished: bool = True) -> Path:
-    """The run below `root` that started last; with `finished`, of those that are done and have their optimizer.npz.
+def newest(root: Path, finished: bool | None = None) -> Path:
+    """The run below `root` that started last.
+
+    Args:
+      root: the folder of all runs, or of one experiment's.
+      finished: True: of those that are done and have their optimizer.npz; False: of those that are not done.
 
     Raises:
       RunError: there is none; the text says what to type.
@@ -227,8 +236,9 @@ def newest(root: Path, finished: bool = True) -> Path:
             with suppress(RunError):  # a folder that is no run is no candidate
                 status = read_status(open_run(folder).path)
                 done = status["state"] == "done" and (folder / "optimizer.npz").is_file()
-                if (done or not finished) and not folder.is_symlink():  # `latest` would be its run a second time
+                if finished in (None, done) and not folder.is_symlink():  # `latest` would be its run a second time
                     found.append((str(status.get("started", "")), folder))
     if not found:
-        raise RunError(f"no {'finished ' if finished else ''}run in {root}; make one with: l2l train configs/digits.yaml")
+        kind = {None: "", True: "finished ", False: "unfinished "}[finished]
+        raise RunError(f"no {kind}run in {root}; make one with: l2l train configs/digits.yaml")
     return max(found)[1]

@@ -24,7 +24,7 @@ def mean_interval(samples: np.ndarray) -> tuple[float | None, list[float] | None
     """Mean and its bootstrap 95 % interval (percentiles); None, None if a sample is not finite."""
     if not np.isfinite(samples).all():
         return None, None
-    means = samples[_resamples(len(samples))].mean(1)
+    (means,) = _resampled_means(samples)
     return float(samples.mean()), np.percentile(means, [2.5, 97.5]).tolist()
 
 
@@ -32,8 +32,8 @@ def ratio_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float | None, 
     """Ratio of means over the same seeds and its paired bootstrap 95 % interval; None, None if a sample is not finite."""
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()) or theirs.mean() == 0:
         return None, None
-    rows = _resamples(len(ours))
-    ratios = ours[rows].mean(1) / theirs[rows].mean(1)
+    means = _resampled_means(ours, theirs)
+    ratios = means[0] / means[1]
     return float(ours.mean() / theirs.mean()), np.percentile(ratios, [2.5, 97.5]).tolist()
 
 
@@ -61,6 +61,13 @@ def _or_nan(samples: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(losses).all(1), samples, np.nan)
 
 
-def _resamples(count: int) -> np.ndarray:
-    # A fixed generator: the same curves give the same interval.
-    return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+def _resampled_means(*samples: np.ndarray) -> list[np.ndarray]:
+    """[RESAMPLES] means of each array of S samples, over the same resampled seeds for all of them."""
+    # A fixed generator: the same curves give the same interval. In chunks: S may be 100,000.
+    generator, size = np.random.default_rng(0), len(samples[0])
+    chunk = max(1, 2_000_000 // size)
+    parts = []
+    for start in range(0, RESAMPLES, chunk):
+        rows = generator.integers(0, size, (min(chunk, RESAMPLES - start), size))
+        parts.append([sample[rows].mean(1) for sample in samples])
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]

@@ -17,6 +17,7 @@ from l2lcli.rundir import Run
 ROOT = Path("runs")
 NAME = "optimizer.npz"
 START = "start.npz"  # beside it: what --init-from named
+EVALUATIONS = ROOT / "evaluations"  # of what belongs to no run
 
 
 class Trained(NamedTuple):
@@ -56,9 +57,9 @@ def read(name: str | Path | None = None) -> Trained:
 
 
 def _find(name: str | Path | None) -> tuple[Path, Run | None]:
-    path = Path(rundir.newest(ROOT) if name is None else name)
+    path = Path(rundir.newest(ROOT, finished=True) if name is None else name)
     if path.is_file():
-        in_run = path.name == NAME and (path.parent / "config.yaml").is_file()
+        in_run = path.name == NAME and all((path.parent / name).is_file() for name in ("config.yaml", "status.json"))
         return path, rundir.open_run(path.parent) if in_run else None
     if not path.exists() and len(path.parts) == 1:
         for root in (ROOT, Path(__file__).parent.parent / "runs"):

@@ -38,17 +38,13 @@ def train(run: Run, config: Config, devices: int, argv: list[str], signals: Sign
     spec = config.train
     try:
         with Progress(spec.episodes * (spec.horizon // spec.estimator.window)) as progress:
-
-            def tell(line: str) -> None:
-                signals.check()
-                progress.say(line)
-
             backend.start(devices)
             experiment = build(config)
-            record_environment(run, experiment, devices, argv, tell)
+            signals.check()
+            record_environment(run, experiment, devices, argv, progress.warn)
             best = _meta_train(experiment, run, devices, signals, progress)
-            comparison = evaluate(experiment, jax.tree.map(jnp.asarray, best), tell)
-        write(run, config.name, comparison)
+            comparisons = evaluate(experiment, jax.tree.map(jnp.asarray, best), progress.say, signals.check)
+        write(run, comparisons)
         run.status("done", **_seconds(run))
     except Stopped as stopped:
         run.status("stopped", reason=str(stopped), **_seconds(run))
@@ -79,7 +75,7 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
         return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, _weights(spec))
 
     meta = meta_training(problem, experiment.optimizer, sharding.over_tasks(estimator, spec.tasks, devices), spec)
-    outer, record, rows, finished = _begin(experiment, run, meta, progress.say)
+    outer, record, rows, finished = _begin(experiment, run, meta, progress.warn)
     before, began = _seconds(run)["train_seconds"], time.monotonic()
     progress.begin(int(outer.step))
     saved = noted = time.monotonic()
@@ -90,15 +86,17 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
         rows += len(chunk.rows)
         progress.update(chunk.step, chunk.rows)
         finished, now = chunk.finished, time.monotonic()
+        stop = signals.received is not None  # looked at once: what stops the run is always saved
         seconds = {"train_seconds": round(before + now - began, 3)}
-        if finished or signals.received or now - saved >= spec.checkpoint_seconds:
+        if finished or stop or now - saved >= spec.checkpoint_seconds:
             record = _save(experiment, run, chunk, rows)
             run.status("running", chunk.step, **seconds)
             saved = noted = time.monotonic()
         elif now - noted >= STATUS_SECONDS:
             run.status("running", chunk.step, **seconds)
             noted = now
-        signals.check()
+        if stop:
+            signals.check()
     if finished == "diverged":
         raise Diverged(
             f"meta-training diverged: {meta.limit} meta-gradients in a row were not finite; the last good parameters are in "
@@ -108,14 +106,14 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
 
 
 def _begin(
-    experiment: Experiment, run: Run, meta: MetaTraining, say: Callable[[str], None]
+    experiment: Experiment, run: Run, meta: MetaTraining, warn: Callable[[str], None]
 ) -> tuple[Outer, Record, int, str | None]:
     """Where meta-training begins: (outer, record, rows in metrics.jsonl, how it ended if it has)."""
     root, data = experiment.root, experiment.problem.data["train"]
     start = run.path / trained.START
     phi = experiment.fitted(trained.read(start)) if start.is_file() else experiment.phi()
     outer = meta.init(root, phi, data)
-    checkpoint = run.restore(lambda line: say(f"warning: {line}"))
+    checkpoint = run.restore(lambda line: warn(f"warning: {line}"))
     if checkpoint is None:
         record = Record(_on_host(phi), math.inf, 0, [])
         run.truncate(0)
@@ -145,7 +143,7 @@ def _save(experiment: Experiment, run: Run, chunk: Chunk, rows: int) -> Record:
     record = chunk.record
     best_loss = record.best_loss if math.isfinite(record.best_loss) else None
     if best_loss is None:
-        record = record._replace(best=_on_host(chunk.outer.phi))  # not validated yet; the last one is the best guess
+        record = record._replace(best=_on_host(chunk.outer.good))  # not validated yet: the last good one is the best guess
     arrays = leaves.to_host(chunk.outer, "outer/") | leaves.to_host(record.best, "best/")
     meta = {"rows": rows, "best_loss": best_loss, "stale": record.stale, "pending": record.pending, "finished": chunk.finished}
     _write_artefact(experiment, run, record, chunk.step)

@@ -30,7 +30,8 @@ def fresh(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, dat
     """One optimizee before its first step, with f and its gradient at theta_0. The key is consumed."""
     init_key, step_key = jax.random.split(key)
     theta, task = problem.init(init_key, data)
-    theta = optimizer.start(phi, theta)
+    if optimizer.start is not None:
+        theta = optimizer.start(phi, theta)
     t = jnp.zeros((), jnp.int32)
     value, grad = _evidence(problem, theta, task, step_key, t, data)
     return Inner(theta, optimizer.bind(phi).init(theta), task, step_key, t, value, grad)

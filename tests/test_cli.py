@@ -95,9 +95,15 @@ def test_eval_as_typed_writes_beside_and_prints_json(home):
     assert set(summary["optimizers"]) == {"lstm", "adam", "rmsprop", "sgd"}
     assert summary == json.loads((run / "eval/small/summary.json").read_text())
     assert {"config.yaml", "curves", "env.json", "figures", "report.html"} <= {p.name for p in (run / "eval/small").iterdir()}
-    out, _ = l2l(home, "eval", run, "--baseline", "sgd", "--steps", "15", "--seeds", "4", "--set", "problem.dimension=5")
+    changes = ["--set", "problem.dimension=5", "--set", "eval.variants={wide: {problem.dimension: 4}}"]
+    out, _ = l2l(home, "eval", run, "--baseline", "sgd", "--steps", "15", "--seeds", "4", *changes)
     assert "small: 15 steps, 4 seeds" in out
-    assert (run / "eval/small-2/report.html").is_file()
+    second = run / "eval/small-2"
+    assert (second / "report.html").is_file()
+    variant = json.loads((second / "summary.json").read_text())["variants"]["wide"]
+    curves = tables.read_curves(second / "curves/wide.csv")
+    assert variant["ratio_final"] == pytest.approx(curves["lstm"][:, -1].mean() / curves["sgd"][:, -1].mean())
+    assert f"wide  {tables.interval(variant, 'ratio_final', 3)}" in out
     assert (run / "summary.json").read_bytes() == before
 
 
@@ -108,7 +114,7 @@ def test_eval_of_an_optimizer_file_and_of_baselines_alone(home, tmp_path):
     copy = tmp_path / "mine.npz"
     copy.write_bytes((latest(home) / "optimizer.npz").read_bytes())
     l2l(tmp_path, "eval", copy, "--baseline", "sgd")
-    assert (latest(tmp_path) / "summary.json").is_file()
+    assert (tmp_path / "runs/evaluations/latest/summary.json").is_file()
     out, _ = l2l(tmp_path, "eval", "--config", home / "small.yaml", "--baseline", "adam", "--json")
     assert json.loads(out)["learned"] is None and set(json.loads(out)["optimizers"]) == {"adam"}
 
@@ -139,7 +145,7 @@ def test_init_from_starts_where_the_other_run_ended(home, tmp_path):
         (["train", "small.yaml", "--set", "train.horizon=11"], 2, "5 does not divide the horizon 11"),
         (["train", "small.yaml", "--devices", "3"], 2, "3 devices do not divide the 2 tasks"),
         (["train", "--resume", "nowhere"], 1, "nowhere: no such run directory"),
-        (["train", "--resume"], 1, "no run in runs; make one with: l2l train configs/digits.yaml"),
+        (["train", "--resume"], 1, "no unfinished run in runs; make one with: l2l train configs/digits.yaml"),
         (["eval"], 1, "no finished run in runs"),
         (["eval", "nowhere"], 1, "nowhere: no run directory, no optimizer file"),
         (["eval", "small.yaml"], 1, "small.yaml: damaged, or not an .npz file"),
@@ -147,6 +153,8 @@ def test_init_from_starts_where_the_other_run_ended(home, tmp_path):
         (["report", "."], 1, "nothing to report on"),
         (["list", "things"], 2, "none of problems, optimizers, estimators, datasets"),
         (["config", "validate", "small.yaml", "none.yaml"], 2, "none.yaml:1:1: cannot be read"),
+        (["train", "small.yaml", "--set", "name=latest"], 2, "'latest' is a folder of its own in runs/"),
+        (["eval", "--config", "small.yaml", "--baseline", ""], 2, "nothing to evaluate"),
         (["nonsense"], 2, "No such command 'nonsense'"),
     ],
 )
@@ -197,9 +205,8 @@ def test_a_signal_saves_and_ends_with_its_code(home, tmp_path, number, code):
 
 
 def test_help_loads_neither_jax_nor_pydantic():
-    code = (
-        "import sys; sys.argv = ['l2l', '--help']\nimport l2lcli.cli as c\ntry: c.main()\nfinally: print(sorted(sys.modules))"
-    )
+    code = "import sys; sys.argv = ['l2l', '--help']\nfrom l2lcli.__main__ import main\n"
+    code += "try: main()\nfinally: print(sorted(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert "Commands:" in out
     assert not {"'jax'", "'numpy'", "'pydantic'", "'optax'", "'yaml'"} & set(out.splitlines()[-1].strip("[]").split(", "))

@@ -104,8 +104,8 @@ def test_newest(tmp_path):
                 write_artefact(run.path / "optimizer.npz", {"a": np.ones(1)}, {})
     (root / "digits" / "junk").mkdir()
     (root / "digits" / "junk" / "status.json").write_text("junk")
-    assert rundir.newest(root) == paths[1]
-    assert rundir.newest(root, finished=False) == paths[-1]
+    assert rundir.newest(root, finished=True) == paths[1]
+    assert rundir.newest(root) == paths[-1]
 
 
 def test_a_deleted_run_is_not_made_again(run):

@@ -40,6 +40,9 @@ def autodiff(
 
     from l2lcli.unroll import axes, fresh, unroll
 
+    if optimizer.start is not None or problem.query is not None:
+        raise ValueError("a learned start or a query loss cannot be meta-trained yet")
+
     def init(key, phi, data):
         one = lambda key: fresh(problem, optimizer, phi, key, data)  # noqa: E731
         return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))

@@ -88,7 +88,8 @@ def _constructor(name: str) -> Callable[[Any], Any]:
         tx = optax.with_extra_args_support(candidate(learning_rate=learning_rate))
         return tx.update(theta, tx.init(theta), theta, value=jnp.float32(0))[0]
 
-    theta = {"kernel": jax.ShapeDtypeStruct((3, 2), jnp.float32), "bias": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    # A scalar too: phi has one, and these are meta-optimizers as well.
+    theta = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((3, 2), (2,), ())]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
