@@ -50,6 +50,11 @@ def home(tmp_path_factory):
     return folder
 
 
+def validations(run):
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [row["validation_loss"] for row in rows if "validation_loss" in row]
+
+
 def latest(folder):
     return (folder / "runs/latest").resolve()
 
@@ -103,7 +108,7 @@ def test_eval_as_typed_writes_beside_and_prints_json(home):
     variant = json.loads((second / "summary.json").read_text())["variants"]["wide"]
     curves = tables.read_curves(second / "curves/wide.csv")
     assert variant["ratio_final"] == pytest.approx(curves["lstm"][:, -1].mean() / curves["sgd"][:, -1].mean())
-    assert f"wide  {tables.interval(variant, 'ratio_final', 3)}" in out
+    assert f"wide     {tables.interval(variant, 'ratio_final', 3)} (sgd)" in out
     assert (run / "summary.json").read_bytes() == before
 
 
@@ -123,10 +128,7 @@ def test_init_from_starts_where_the_other_run_ended(home, tmp_path):
     run = latest(home)
     rate = ["--set", "train.meta_optimizer.learning_rate=1e-30"]
     l2l(tmp_path, "train", run / "config.yaml", "--init-from", run, *rate, "--run-dir", "next")
-    first, second = (
-        [row["validation_loss"] for line in (folder / "metrics.jsonl").open() if "validation_loss" in (row := json.loads(line))]
-        for folder in (run, tmp_path / "next")
-    )
+    first, second = (validations(folder) for folder in (run, tmp_path / "next"))
     assert second == pytest.approx([min(first)] * 2, rel=1e-6)
     _, err = l2l(tmp_path, "train", run / "config.yaml", "--init-from", run, "--set", "optimizer.hidden=3", code=1)
     assert "its parameters do not fit this config: lstm_0/bias is float32[8] there, float32[12] here" in err

@@ -197,12 +197,12 @@ def test_the_schema_knows_every_key():
 def test_common_names_load_no_jax(tmp_path):
     text = {
         "train": {"meta_optimizer": {"name": "rmsprop"}},
-        "eval": {"baselines": COMMON, "variants": {"a": {"optimizer.kind": "adam"}}},
+        "eval": {"baselines": COMMON, "variants": {"v": {"optimizer.kind": "adam"}}},
     }
     (tmp_path / "a.yaml").write_text(emit(text))
     code = (
         "import sys; from l2lcli import config; c = config.load(sys.argv[1], ['seed=3']); config.dump(c); config.schema();"
-        "config.variant(c, 'a'); print([m for m in ('jax', 'jaxlib', 'optax', 'flax', 'numpy') if m in sys.modules])"
+        "config.variant(c, 'v'); print([m for m in ('jax', 'jaxlib', 'optax', 'flax', 'numpy') if m in sys.modules])"
     )
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "a.yaml")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -38,7 +38,9 @@ def assert_lines(found, expected):
         assert line.startswith(begin.removesuffix(" ...")) if begin.endswith(" ...") else line == begin
 
 
-TABLE = {  # text -> its faults
+TABLE = {
+    "eval: {variants: {a: {seed: 1}}}": ["a.yaml:1:19: eval.variants.a: has the experiment's own name"],
+    "name: latest": ["a.yaml:1:1: name: 'latest' is a folder of its own in runs/: choose another name"],  # text -> its faults
     "optimizer:\n  hiden: 20": ["a.yaml:2:3: optimizer.hiden: unknown key; did you mean 'hidden'?"],
     "optimzer: {}": ["a.yaml:1:1: optimzer: unknown key; did you mean 'optimizer'?"],
     "extend: b.yaml": ["a.yaml:1:1: extend: unknown key; did you mean 'extends'?"],
@@ -127,8 +129,8 @@ TABLE = {  # text -> its faults
         "a.yaml:10:5: eval.variants.../f: '../f' does not match ^[A-Za-z0-9][A-Za-z0-9_-]*$",
         "a.yaml:11:9: eval.variants.g: extends: only a file can say this",
     ],
-    "eval: {variants: {a: {train.horizon: 30}, b: {eval.baselines: [adam, adam]}}}": [
-        "a.yaml:1:23: eval.variants.a: train.estimator.window: 20 does not divide the horizon 30",
+    "eval: {variants: {z: {train.horizon: 30}, b: {eval.baselines: [adam, adam]}}}": [
+        "a.yaml:1:23: eval.variants.z: train.estimator.window: 20 does not divide the horizon 30",
         "a.yaml:1:70: eval.variants.b: eval.baselines.1: 'adam' is there twice",
     ],
     "extends: 3": ["a.yaml:1:1: extends: expected a file's name, got 3"],
