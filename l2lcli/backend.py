@@ -15,16 +15,25 @@ from l2lcli.data import cache
 PACKAGES = ("l2lcli", "jax", "jaxlib", "optax", "flax", "numpy", "orbax-checkpoint", "tensorflow-datasets")
 
 
-def start(devices: int = 1) -> None:
+def start(devices: int | None = 1, tasks: int = 1) -> int:
     """Import JAX with `devices` devices and a persistent cache of compiled programs under the user's cache folder.
 
-    Called before anything else touches JAX; on a CPU each device is a thread pool of its own. A cache that cannot be
-    written is done without. Raises ConfigError if there are fewer devices than asked for.
+    Called before anything else touches JAX. On a CPU a device is a core's worth of threads. A cache that cannot be written
+    is done without.
+
+    Args:
+      devices: how many; None is as many cores as divide the tasks, and on anything but a CPU one.
+      tasks: what will be split over them.
+
+    Returns:
+      How many there are to use. Raises ConfigError if there are fewer than asked for.
     """
     import jax
 
-    if devices > 1:
-        jax.config.update("jax_num_cpu_devices", devices)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = devices or max(count for count in range(1, cores + 1) if tasks % count == 0)
+    if wanted > 1:
+        jax.config.update("jax_num_cpu_devices", wanted)
     try:
         folder = cache.folder() / "xla"
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,8 +45,11 @@ def start(devices: int = 1) -> None:
         # Whatever takes longer to compile than to read; the default, 1 s, leaves out most of a run's small programs.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    if devices > jax.device_count():
-        raise ConfigError([f"--devices {devices}: there are only {jax.device_count()}"])
+    if devices is None and jax.default_backend() != "cpu":
+        return 1
+    if wanted > jax.device_count():
+        raise ConfigError([f"--devices {wanted}: there are only {jax.device_count()}"])
+    return wanted
 
 
 def environment(argv: list[str], datasets: dict[str, str]) -> dict[str, Any]:

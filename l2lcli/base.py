@@ -69,6 +69,8 @@ class LearnedOptimizer(NamedTuple):
       start: (phi, theta) -> where the optimizee begins, of an optimizer that learns theta_0.
       replayable: init and update accept one 1-D array of coordinates; coordinate i's update depends on its own history and
         on recorded scalars alone; every state leaf has N as its LAST axis, or is a scalar.
+      window: (phi, state, gradients [W, N]) -> the updates [W, N] that W calls of update would give; with a backward pass of
+        its own, of which phi's part alone is right. Only where update reads gradients alone. None: replay calls update.
       per_coordinate: phi -> tree of bool, which leaves of phi are indexed by coordinate (a learned start, a rate per
         coordinate).
     """
@@ -77,6 +79,7 @@ class LearnedOptimizer(NamedTuple):
     bind: Callable[[Phi], optax.GradientTransformationExtraArgs]
     start: Callable[[Phi, Theta], Theta] | None = None
     replayable: bool = False
+    window: Callable[[Phi, Any, jax.Array], jax.Array] | None = None
     per_coordinate: Callable[[Phi], Any] | None = None
 
 

@@ -55,7 +55,9 @@ def train(
         str | None, typer.Option(metavar="[RUN]", help="Go on with a stopped or killed run; without RUN, the newest one.")
     ] = None,
     init_from: Annotated[str | None, typer.Option(metavar="RUN", help="Start from another run's trained optimizer.")] = None,
-    devices: Annotated[int | None, typer.Option(min=1, max=1024, help="Devices to split the tasks over; default 1.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Devices to split the tasks over; default all cores that divide them.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the complete config and the plan; write nothing.")] = False,
 ) -> None:
     """Meta-train an optimizer, and compare it with tuned baselines."""
@@ -78,7 +80,7 @@ def train(
         if config.train.tasks % (devices or 1):
             raise typer.BadParameter(f"{devices} devices do not divide the {config.train.tasks} tasks (train.tasks)")
         if resume is None:
-            beside = {"env.json": strict_json({"argv": sys.argv, "devices_used": devices or 1})}
+            beside = {"env.json": strict_json({"argv": sys.argv, "devices_used": devices})}
             if init_from is not None:
                 beside[trained.START] = trained.read(init_from).artefact.read_bytes()
             run = rundir.create(ROOT, config.name, configs.dump(config), path=run_dir, beside=beside)
@@ -90,7 +92,7 @@ def train(
         print(f"run directory: {run.path}", file=sys.stderr, flush=True)
         from l2lcli import training
 
-        training.train(run, config, devices or 1, sys.argv, flag)
+        training.train(run, config, devices, sys.argv, flag)
         _show(run.path)
 
 

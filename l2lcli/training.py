@@ -23,13 +23,13 @@ from l2lcli.rundir import Run
 STATUS_SECONDS = 2.0  # between rewrites of status.json
 
 
-def train(run: Run, config: Config, devices: int, argv: list[str], signals: Signals) -> None:
+def train(run: Run, config: Config, devices: int | None, argv: list[str], signals: Signals) -> None:
     """Meta-train into a run directory that this process has locked, and compare the result with the baselines.
 
     Args:
       run: the run directory; a checkpoint in it is gone on from.
       config: its config.
-      devices: over how many devices the tasks are split.
+      devices: over how many devices the tasks are split; None for as many cores as divide them.
       argv: the command line, for env.json.
       signals: looked at between dispatches and between the parts of the evaluation.
 
@@ -38,7 +38,7 @@ def train(run: Run, config: Config, devices: int, argv: list[str], signals: Sign
     spec = config.train
     try:
         with Progress(spec.episodes * (spec.horizon // spec.estimator.window)) as progress:
-            backend.start(devices)
+            devices = backend.start(devices, spec.tasks)
             experiment = build(config)
             signals.check()
             record_environment(run, experiment, devices, argv, progress.warn)

@@ -8,6 +8,7 @@ same start and the same batches.
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,8 @@ def unroll(
     *,
     second_order: bool = False,
     checkpoint: bool = False,
-) -> tuple[Inner, jax.Array]:
+    record: bool = False,
+) -> tuple[Inner, Any]:
     """Train one optimizee for `steps` steps.
 
     Args:
@@ -60,9 +62,11 @@ def unroll(
       second_order: let derivatives flow through what the optimizer is fed, the gradient and the value. The paper drops
         them ("the dashed edges", Andrychowicz et al. 2016, Fig. 2), and so does the default.
       checkpoint: recompute each step when differentiating, instead of keeping its activations.
+      record: return what the optimizer was fed, too.
 
     Returns:
-      The optimizee `steps` further, and f at steps t+1 … t+steps: [steps].
+      The optimizee `steps` further, and f at steps t+1 … t+steps: [steps]. With `record`, instead of the latter, (f, values,
+      gradients), the last two as fed to the optimizer at steps t … t+steps-1: [steps] and theta's leaves with [steps] before.
     """
     fed = (lambda x: x) if second_order else jax.lax.stop_gradient
 
@@ -72,7 +76,8 @@ def unroll(
         theta = optax.apply_updates(inner.theta, update)
         t = inner.t + 1
         value, grad = _evidence(problem, theta, inner.task, inner.key, t, data)
-        return Inner(theta, opt, inner.task, inner.key, t, fed(value), fed(grad)), value
+        found = (value, inner.value, inner.grad) if record else value
+        return Inner(theta, opt, inner.task, inner.key, t, fed(value), fed(grad)), found
 
     inner = inner._replace(value=fed(inner.value), grad=fed(inner.grad))
     return jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if checkpoint else step, inner, length=steps)

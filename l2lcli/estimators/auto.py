@@ -9,6 +9,7 @@ from pydantic import Field
 from l2lcli import registry
 from l2lcli.base import Estimator, LearnedOptimizer, Problem, Spec
 from l2lcli.estimators.autodiff import AutodiffSpec
+from l2lcli.estimators.replay import ReplaySpec
 
 
 class AutoSpec(Spec):
@@ -24,5 +25,7 @@ class AutoSpec(Spec):
 @registry.estimator.register("auto", AutoSpec)
 def auto(spec: AutoSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...]) -> Estimator:
     """Build the estimator that `spec` comes down to. Arguments as `autodiff`."""
-    chosen = AutodiffSpec(window=spec.window, second_order=spec.second_order)
+    replays = optimizer.replayable and optimizer.start is None and problem.query is None and not spec.second_order
+    otherwise = AutodiffSpec(window=spec.window, second_order=spec.second_order)
+    chosen = ReplaySpec(window=spec.window) if replays else otherwise
     return registry.estimator.build(chosen, problem, optimizer, tasks, weights)

@@ -59,7 +59,7 @@ def hand(name: str, learning_rate: float = 1e-3) -> LearnedOptimizer:
         # In the precision of phi: a float64 phi gives a float64 rate.
         return optax.with_extra_args_support(constructor(jnp.exp(phi["log_learning_rate"])))
 
-    return LearnedOptimizer(init, bind)
+    return LearnedOptimizer(init, bind, replayable=name in COMMON)  # these are elementwise, every one
 
 
 @functools.cache

@@ -50,6 +50,8 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
     import optax
     from jax.flatten_util import ravel_pytree
 
+    from l2lcli.lstm_cell import cell, fuse, window
+
     show = preprocess(spec.preprocess)
 
     def init(key, theta):
@@ -71,20 +73,13 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         phi["readout"] = {"kernel": uniform(keys[-1], (inputs,), inputs), "bias": jnp.zeros((), dtype)}
         return phi
 
-    def cell(weights, x, h, c):
-        """One layer, one coordinate: x [inputs], h and c [H] -> h, c."""
-        gates = weights["input"] @ x + weights["recurrent"] @ h + weights["bias"]
-        i, f, g, o = jnp.split(gates, 4)
-        c = jax.nn.sigmoid(f + spec.forget_bias) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        return jax.nn.sigmoid(o) * jnp.tanh(c), c
-
-    def coordinate(phi, g, h, c):
+    def coordinate(weights, g, h, c):
         """One coordinate: its gradient () and state -> its update () and state."""
         x, h, c = show(g), list(h), list(c)
-        for i in range(spec.layers):
-            h[i], c[i] = cell(phi[f"lstm_{i}"], x, h[i], c[i])
-            x = h[i]
-        return spec.output_scale * (phi["readout"]["kernel"] @ x + phi["readout"]["bias"]), LstmState(tuple(h), tuple(c))
+        for i, layer in enumerate(weights.layers):
+            x, c[i], _ = cell(layer, x, h[i], c[i])
+            h[i] = x
+        return weights.kernel @ x + weights.bias, LstmState(tuple(h), tuple(c))
 
     def bind(phi):
         def start(theta):
@@ -95,9 +90,14 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
 
         def update(grad, state, theta=None, **extra):
             flat, unravel = ravel_pytree(grad)
-            step, state = jax.vmap(coordinate, in_axes=(None, -1, -1, -1), out_axes=-1)(phi, flat, state.h, state.c)
+            batched = jax.vmap(coordinate, in_axes=(None, -1, -1, -1), out_axes=-1)
+            step, state = batched(fuse(phi, spec.forget_bias, spec.output_scale), flat, state.h, state.c)
             return unravel(step), state
 
         return optax.GradientTransformationExtraArgs(start, update)
 
-    return LearnedOptimizer(init, bind, replayable=True)
+    def whole_window(phi, state, grads):
+        shown = jax.vmap(jax.vmap(show, out_axes=-1))(grads)
+        return window(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
+
+    return LearnedOptimizer(init, bind, replayable=True, window=whole_window if spec.layers else None)

@@ -1,0 +1,149 @@
+"""Replay: the paper's meta-gradient without differentiating the training run.
+
+The paper drops the gradient along what the optimizer is fed (Andrychowicz et al. 2016, Fig. 2, the dashed edges). Then
+
+    L = Σ_t w_t f_t(theta_t),    dL/dphi = Σ_t w_t ⟨∇f_t(theta_t), dtheta_t/dphi⟩,
+
+and ∇f_t(theta_t) is the very gradient that the optimizer is fed at step t. So a window is run forward once and its W + 1
+gradients are recorded; then the optimizer alone is run again over the record, block of coordinates by block, and the
+surrogate Σ_t w_t ⟨∇f_t, theta_t(phi)⟩, in which everything recorded is constant, is differentiated. That is exact. The
+optimizee is never differentiated twice, and a block's activations fit in the cache: memory is W·N floats instead of the
+activations of W·N optimizer steps.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from l2lcli import registry
+from l2lcli.base import Estimate, Estimator, LearnedOptimizer, Problem, Spec
+
+
+class ReplaySpec(Spec):
+    """Run the window once, then differentiate the optimizer alone over what it was fed, block by block."""
+
+    kind: Literal["replay"] = "replay"
+    window: int = Field(20, ge=1, le=100_000)
+    """Steps per meta-gradient; divides the horizon."""
+    block: int = Field(256, ge=1, le=100_000_000)
+    """Coordinates replayed at a time."""
+
+
+@registry.estimator.register("replay", ReplaySpec)
+def replay(
+    spec: ReplaySpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...]
+) -> Estimator:
+    """Build the estimator; arguments as `autodiff`. Raises ValueError if the optimizer cannot be replayed."""
+    import jax
+    import jax.numpy as jnp
+
+    from l2lcli.flat import flat, ravel
+    from l2lcli.unroll import axes, fresh, unroll
+
+    if not optimizer.replayable or optimizer.start is not None or problem.query is not None:
+        raise ValueError("this optimizer or problem cannot be replayed block by block: use the estimator autodiff")
+    whole = flat(optimizer)
+
+    def init(key, phi, data):
+        one = lambda key: fresh(problem, whole, phi, key, data)  # noqa: E731
+        return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
+
+    def estimate(key, phi, data, state):
+        del key  # nothing here is random beyond what the optimizees carry
+
+        def one(inner):
+            after, (losses, values, grads) = unroll(problem, whole, phi, inner, data, spec.window, record=True)
+            return after, losses, values, jax.vmap(ravel)(grads)
+
+        after, losses, values, grads = jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0, 0, 0))(state)
+        w = jax.lax.dynamic_slice(jnp.asarray(weights, losses.dtype), (state.t,), (spec.window,))
+        following = jnp.concatenate([grads[:, 1:], jax.vmap(ravel)(after.grad)[:, None]], 1)
+        cotangents = following * (w / tasks)[None, :, None]
+        coordinates = state.opt, jax.vmap(ravel)(state.theta), grads, cotangents
+        grad = _gradient(optimizer, phi, coordinates, values, spec.block)
+        return Estimate(grad, jnp.mean(losses @ w), losses.mean(0)), after
+
+    return Estimator(init, estimate)
+
+
+def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, block: int):
+    """d/dphi of Σ_{m,t} ⟨cotangent_t, theta_t(phi)⟩, block by block.
+
+    Args:
+      optimizer: the family.
+      phi: its parameters.
+      coordinates: its state at the window's beginning (leaves [M, ..., N] or [M]), theta there [M, N], the gradients that it
+        was fed [M, W, N], the cotangents of theta at steps t+1 … t+W [M, W, N].
+      values: the losses that it was fed [M, W].
+      block: coordinates at a time.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    if optimizer.window is not None:
+        coordinates, surrogate = _merged(optimizer, coordinates)
+    else:
+        surrogate = _surrogate(optimizer)
+    tasks, _, size = coordinates[-1].shape
+    width = min(block, size)
+    blocks = -(-size // width)
+
+    def cut(leaf, task, start):
+        leaf = leaf[task]
+        return jax.lax.dynamic_slice_in_dim(leaf, start, width, -1) if leaf.shape[-1:] == (size,) else leaf
+
+    def add(total, i):
+        # The last block is as wide as the others, and so begins inside the one before: what is there twice counts once.
+        task, first = i // blocks, i % blocks * width
+        start = jnp.minimum(first, size - width)
+        *fed, cotangents = jax.tree.map(lambda leaf: cut(leaf, task, start), coordinates)
+        cotangents = jnp.where(start + jnp.arange(width) >= first, cotangents, 0)
+        return jax.tree.map(jnp.add, total, jax.grad(surrogate)(phi, fed, values[task], cotangents)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, phi)
+    return jax.lax.scan(add, zeros, jnp.arange(tasks * blocks))[0]
+
+
+def _surrogate(optimizer: LearnedOptimizer):
+    """Σ_t ⟨cotangent_t, theta_t(phi)⟩ of one task's block, theta carried along for updates that read it."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    def surrogate(phi, fed, values, cotangents):
+        opt, theta, grads = fed
+        tx = optimizer.bind(phi)
+
+        def step(carry, now):
+            theta, opt = carry
+            grad, value = now
+            update, opt = tx.update(grad, opt, theta, value=value)
+            theta = optax.apply_updates(theta, update)
+            return (theta, opt), theta
+
+        return jnp.vdot(cotangents, jax.lax.scan(step, (theta, opt), (grads, values))[1])
+
+    return surrogate
+
+
+def _merged(optimizer: LearnedOptimizer, coordinates):
+    """For a family with a window of its own, which reads gradients alone: the coordinates of all tasks are one vector.
+
+    theta_t is then a sum of updates, and the cotangent of an update the sum of those of every later theta.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def merge(leaf):  # [M, ..., N] -> [1, ..., M N]
+        return jnp.moveaxis(leaf, 0, -2).reshape(1, *leaf.shape[1:-1], -1)
+
+    opt, theta, grads, cotangents = coordinates
+    later = jnp.flip(jnp.cumsum(jnp.flip(cotangents, 1), 1), 1)
+
+    def surrogate(phi, fed, values, cotangents):
+        opt, _, grads = fed
+        return jnp.vdot(cotangents, optimizer.window(phi, opt, grads))
+
+    return jax.tree.map(merge, (opt, theta, grads, later)), surrogate
