@@ -22,7 +22,8 @@ def start(devices: int | None = 1, tasks: int = 1) -> int:
     is done without.
 
     Args:
-      devices: how many; None is as many cores as divide the tasks, and on anything but a CPU one.
+      devices: how many; None is as many cores as divide the tasks (all of them for a single task, whose coordinates can be
+        split), and on anything but a CPU one.
       tasks: what will be split over them.
 
     Returns:
@@ -31,7 +32,7 @@ def start(devices: int | None = 1, tasks: int = 1) -> int:
     import jax
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = devices or max(count for count in range(1, cores + 1) if tasks % count == 0)
+    wanted = devices or (cores if tasks == 1 else max(count for count in range(1, cores + 1) if tasks % count == 0))
     if wanted > 1:
         jax.config.update("jax_num_cpu_devices", wanted)
     try:

@@ -77,7 +77,7 @@ def train(
         if dry_run:
             print(configs.dump(config), end="")
             return print(_plan(config))
-        if config.train.tasks % (devices or 1):
+        if config.train.estimator.kind == "autodiff" and config.train.tasks % (devices or 1):
             raise typer.BadParameter(f"{devices} devices do not divide the {config.train.tasks} tasks (train.tasks)")
         if resume is None:
             beside = {"env.json": strict_json({"argv": sys.argv, "devices_used": devices})}

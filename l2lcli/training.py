@@ -71,8 +71,8 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
     """The best phi, on the host."""
     spec, problem = experiment.config.train, experiment.problem
 
-    def estimator(tasks: int):
-        return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, _weights(spec))
+    def estimator(tasks: int, devices: int):
+        return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, _weights(spec), devices)
 
     meta = meta_training(problem, experiment.optimizer, sharding.over_tasks(estimator, spec.tasks, devices), spec)
     outer, record, rows, finished = _begin(experiment, run, meta, progress.warn)

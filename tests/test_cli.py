@@ -145,7 +145,11 @@ def test_init_from_starts_where_the_other_run_ended(home, tmp_path):
             "--set optimizer.hiden: unknown key; did you mean 'hidden'?",
         ),
         (["train", "small.yaml", "--set", "train.horizon=11"], 2, "5 does not divide the horizon 11"),
-        (["train", "small.yaml", "--devices", "3"], 2, "3 devices do not divide the 2 tasks"),
+        (
+            ["train", "small.yaml", "--devices", "3", "--set", "train.estimator.kind=autodiff"],
+            2,
+            "3 devices do not divide the 2 tasks",
+        ),
         (["train", "--resume", "nowhere"], 1, "nowhere: no such run directory"),
         (["train", "--resume"], 1, "no unfinished run in runs; make one with: l2l train configs/digits.yaml"),
         (["eval"], 1, "no finished run in runs"),

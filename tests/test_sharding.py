@@ -19,7 +19,7 @@ problem = registry.problem.build(QuadraticSpec(dimension=4), None)
 family = lstm(LstmSpec(hidden=3))
 phi = family.init(jax.random.key(1), {"theta": jnp.zeros(4)})
 for kind, spec in registry.estimator.specs().items():
-    build = lambda tasks: registry.estimator.build(spec(window=5), problem, family, tasks, (1.0,) * 10)
+    build = lambda *n: registry.estimator.build(spec(window=5), problem, family, n[0], (1.0,) * 10, n[1])
     found = []
     for devices in (1, 2):
         made = sharding.over_tasks(build, 4, devices)
@@ -35,6 +35,15 @@ for kind, spec in registry.estimator.specs().items():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found[0][1:], found[1][1:])
     text = jax.jit(made.estimate).lower(jax.random.key(3), phi, (), state).compile().as_text()
     assert 1 <= text.count(" all-reduce(") <= 3, (kind, text.count(" all-reduce("))
+from l2lcli.estimators.replay import ReplaySpec
+found = []
+for devices in (1, 2):  # one task, whose coordinates are split: 4 in blocks of 3, then 6 in blocks of 1 over 2 devices
+    for size, block in ((4, 3), (5, 1)):
+        small = registry.problem.build(QuadraticSpec(dimension=size), None)
+        made = registry.estimator.build(ReplaySpec(window=5, block=block), small, family, 1, (1.0,) * 10, devices)
+        state = made.init(jax.random.key(2), phi, ())
+        found.append(jax.tree.map(np.asarray, jax.jit(made.estimate)(jax.random.key(3), phi, (), state)[0]))
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found[:2], found[2:])
 print("equal")
 """
 
@@ -47,7 +56,7 @@ def test_two_devices_equal_one_with_one_reduction_per_meta_gradient():
 @pytest.mark.parametrize(("tasks", "devices", "message"), [(4, 10_000, "10000 devices asked for"), (3, 1, None)])
 def test_too_many_devices_are_refused(tasks, devices, message):
     if message is None:
-        assert over_tasks(lambda tasks: tasks, tasks, devices) == tasks
+        assert over_tasks(lambda tasks, devices: tasks, tasks, devices) == tasks
     else:
         with pytest.raises(ValueError, match=message):
-            over_tasks(lambda tasks: tasks, tasks, devices)
+            over_tasks(lambda tasks, devices: tasks, tasks, devices)

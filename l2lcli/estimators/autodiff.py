@@ -24,7 +24,7 @@ class AutodiffSpec(Spec):
 
 @registry.estimator.register("autodiff", AutodiffSpec)
 def autodiff(
-    spec: AutodiffSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...]
+    spec: AutodiffSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...], devices: int = 1
 ) -> Estimator:
     """Build the estimator of d/dphi mean_m Σ_t w_t f_m(theta_t), t over one window (Andrychowicz et al. 2016, Section 2).
 
@@ -34,6 +34,7 @@ def autodiff(
       optimizer: the family.
       tasks: M.
       weights: w_1 … w_T; a window takes its own part.
+      devices: that the estimator may use by itself; this one has no use for more than 1.
     """
     import jax
     import jax.numpy as jnp

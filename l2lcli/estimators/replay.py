@@ -33,9 +33,12 @@ class ReplaySpec(Spec):
 
 @registry.estimator.register("replay", ReplaySpec)
 def replay(
-    spec: ReplaySpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...]
+    spec: ReplaySpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...], devices: int = 1
 ) -> Estimator:
-    """Build the estimator; arguments as `autodiff`. Raises ValueError if the optimizer cannot be replayed."""
+    """Build the estimator; arguments as `autodiff`, and `devices` to split the blocks over.
+
+    Raises ValueError if the optimizer cannot be replayed.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -62,13 +65,13 @@ def replay(
         following = jnp.concatenate([grads[:, 1:], jax.vmap(ravel)(after.grad)[:, None]], 1)
         cotangents = following * (w / tasks)[None, :, None]
         coordinates = state.opt, jax.vmap(ravel)(state.theta), grads, cotangents
-        grad = _gradient(optimizer, phi, coordinates, values, spec.block)
+        grad = _gradient(optimizer, phi, coordinates, values, spec.block, devices)
         return Estimate(grad, jnp.mean(losses @ w), losses.mean(0)), after
 
     return Estimator(init, estimate)
 
 
-def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, block: int):
+def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, block: int, devices: int):
     """d/dphi of Σ_{m,t} ⟨cotangent_t, theta_t(phi)⟩, block by block.
 
     Args:
@@ -78,9 +81,12 @@ def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, block: int)
         was fed [M, W, N], the cotangents of theta at steps t+1 … t+W [M, W, N].
       values: the losses that it was fed [M, W].
       block: coordinates at a time.
+      devices: over how many the blocks are split.
     """
     import jax
     import jax.numpy as jnp
+
+    from l2lcli.sharding import summed
 
     if optimizer.window is not None:
         coordinates, surrogate = _merged(optimizer, coordinates)
@@ -94,16 +100,15 @@ def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, block: int)
         leaf = leaf[task]
         return jax.lax.dynamic_slice_in_dim(leaf, start, width, -1) if leaf.shape[-1:] == (size,) else leaf
 
-    def add(total, i):
+    def gradient(phi, i, coordinates, values):
         # The last block is as wide as the others, and so begins inside the one before: what is there twice counts once.
         task, first = i // blocks, i % blocks * width
         start = jnp.minimum(first, size - width)
         *fed, cotangents = jax.tree.map(lambda leaf: cut(leaf, task, start), coordinates)
         cotangents = jnp.where(start + jnp.arange(width) >= first, cotangents, 0)
-        return jax.tree.map(jnp.add, total, jax.grad(surrogate)(phi, fed, values[task], cotangents)), None
+        return jax.grad(surrogate)(phi, fed, values[task], cotangents)
 
-    zeros = jax.tree.map(jnp.zeros_like, phi)
-    return jax.lax.scan(add, zeros, jnp.arange(tasks * blocks))[0]
+    return summed(gradient, phi, tasks * blocks, devices, (coordinates, values))
 
 
 def _surrogate(optimizer: LearnedOptimizer):
