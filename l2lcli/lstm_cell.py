@@ -39,9 +39,9 @@ class Kept(NamedTuple):
     """What the backward pass needs of one layer's step, for a block of B coordinates."""
 
     inputs: jax.Array  # [inputs + H + 1, B] (x, h, 1)
-    gates: jax.Array  # [4H, B] the tanh
-    tanh_c: jax.Array  # [H, B] of the new c
-    c: jax.Array  # [H, B] the old one
+    slopes: jax.Array  # [4, H, B] derivative of the new c (output gate: of the new h) by each gate's pre-activation
+    through: jax.Array  # [H, B] derivative of the new h by the new c
+    forget: jax.Array  # [H, B] derivative of the new c by the old one
 
 
 def cell(weights: jax.Array, x: jax.Array, h: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array, Kept]:
@@ -57,16 +57,16 @@ def cell(weights: jax.Array, x: jax.Array, h: jax.Array, c: jax.Array) -> tuple[
       The new h and c, and what the backward pass needs.
     """
     inputs = jnp.concatenate([x, h, jnp.ones_like(x[:1])])
-    gates = jnp.tanh(weights @ inputs)
-    i, f, z, o = _parts(gates)
-    new_c = (0.5 * f + 0.5) * c + (0.5 * i + 0.5) * z
+    gates = jnp.tanh(weights @ inputs).reshape(4, *h.shape)
+    i, f, z, o = 0.5 * gates[0] + 0.5, 0.5 * gates[1] + 0.5, gates[2], 0.5 * gates[3] + 0.5
+    new_c = f * c + i * z
     tanh_c = jnp.tanh(new_c)
-    return (0.5 * o + 0.5) * tanh_c, new_c, Kept(inputs, gates, tanh_c, c)
-
-
-def _parts(gates: jax.Array) -> tuple[jax.Array, ...]:
-    hidden = gates.shape[0] // 4
-    return tuple(gates[k * hidden : (k + 1) * hidden] for k in range(4))
+    # By selecting, not by concatenating: XLA's concatenations of computed parts are not vectorised on CPUs.
+    gate = jnp.arange(4).reshape(4, *[1] * h.ndim)
+    part = [x[None] for x in (z, c, i, tanh_c)]
+    partner = jnp.where(gate == 0, part[0], jnp.where(gate == 1, part[1], jnp.where(gate == 2, part[2], part[3])))
+    slopes = partner * jnp.where(gate == 2, 1.0, 0.5) * (1 - gates * gates)
+    return o * tanh_c, new_c, Kept(inputs, slopes, o * (1 - tanh_c * tanh_c), f)
 
 
 @jax.custom_vjp
@@ -94,7 +94,7 @@ def _backward(residuals, d_updates):
     weights, kept, read = residuals
     hidden = read.shape[1]
     # Transposed once, not at every step; the bias takes no cotangent back.
-    back = [layer[:, :-1].T for layer in weights.layers]
+    back = [jax.lax.optimization_barrier(layer[:, :-1].T) for layer in weights.layers]
 
     def step(carry, now):
         d_h, d_c, grads = carry
@@ -119,16 +119,10 @@ def _backward(residuals, d_updates):
 
 
 def _cell_backward(kept: Kept, d_h: jax.Array, d_c: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cotangents of a layer's gate inputs [4H, B] and of its old c, from those of its new h and c, [H, B] each."""
-    i, f, z, o = _parts(kept.gates)
-    d_c = d_c + d_h * (0.5 * o + 0.5) * (1 - kept.tanh_c**2)
-    d_gates = jnp.concatenate([
-        d_c * z * (0.5 - 0.5 * i * i),
-        d_c * kept.c * (0.5 - 0.5 * f * f),
-        d_c * (0.5 * i + 0.5) * (1 - z * z),
-        d_h * kept.tanh_c * (0.5 - 0.5 * o * o),
-    ])  # fmt: skip
-    return d_gates, d_c * (0.5 * f + 0.5)
+    """Cotangents of a layer's pre-activations [4H, B] and of its old c, from those of its new h and c, [H, B] each."""
+    d_c = d_c + d_h * kept.through
+    d_gates = kept.slopes * jnp.where(jnp.arange(4).reshape(4, 1, 1) == 3, d_h[None], d_c[None])
+    return d_gates.reshape(-1, d_h.shape[-1]), d_c * kept.forget
 
 
 window.defvjp(_forward, _backward)

@@ -20,6 +20,8 @@ from pydantic import Field
 from l2lcli import registry
 from l2lcli.base import Estimate, Estimator, LearnedOptimizer, Problem, Spec
 
+SMALL = 1024  # coordinates of a task
+
 
 class ReplaySpec(Spec):
     """Run the window once, then differentiate the optimizer alone over what it was fed, block by block."""
@@ -60,7 +62,7 @@ def replay(
             after, (losses, values, grads) = unroll(problem, whole, phi, inner, data, spec.window, record=True)
             return after, losses, values, jax.vmap(ravel)(grads)
 
-        after, losses, values, grads = jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0, 0, 0))(state)
+        after, losses, values, grads = _over_tasks(one, state)
         w = jax.lax.dynamic_slice(jnp.asarray(weights, losses.dtype), (state.t,), (spec.window,))
         following = jnp.concatenate([grads[:, 1:], jax.vmap(ravel)(after.grad)[:, None]], 1)
         cotangents = following * (w / tasks)[None, :, None]
@@ -69,6 +71,27 @@ def replay(
         return Estimate(grad, jnp.mean(losses @ w), losses.mean(0)), after
 
     return Estimator(init, estimate)
+
+
+def _over_tasks(one, state):
+    """`one` of each task's Inner: side by side where a task is small, one after the other where it fills the machine.
+
+    Side by side, the LSTM's arrays have the tasks as another axis, and XLA transposes them at every step.
+    """
+    import jax
+
+    from l2lcli.unroll import axes
+
+    tasks = state.value.shape[0]
+    if sum(leaf.size for leaf in jax.tree.leaves(state.theta)) < SMALL * tasks:
+        return jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0, 0, 0))(state)
+
+    def in_turn(batched):
+        after, *found = one(batched._replace(t=state.t))
+        return after._replace(t=None), *found
+
+    after, *found = jax.lax.map(in_turn, state._replace(t=None))
+    return after._replace(t=state.t + found[0].shape[1]), *found
 
 
 def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, block: int, devices: int):

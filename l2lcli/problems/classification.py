@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from l2lcli import registry
 from l2lcli.base import Problem, Spec
 from l2lcli.problems.networks import Activation, mlp
+
+if TYPE_CHECKING:
+    from l2lcli.data.loader import Dataset
 
 
 class ClassificationSpec(Spec):
@@ -34,13 +37,17 @@ def classification(spec: ClassificationSpec, raw_dir: str | None = None) -> Prob
     theta: the Flax parameters; task (); data of a split: {"image": [n, ...] uint8, "label": [n]}; batch: the same, with B
     rows. f is in nats per image. Metric: accuracy, a fraction. Raises DataError if the data set cannot be loaded.
     """
+    from l2lcli.data import loader
+
+    return on(loader.load(spec.dataset, raw_dir), spec)
+
+
+def on(dataset: Dataset, spec: ClassificationSpec) -> Problem:
+    """The same on any images and labels in memory, whatever `spec.dataset` says."""
     import jax
     import jax.numpy as jnp
     import optax
 
-    from l2lcli.data import loader
-
-    dataset = loader.load(spec.dataset, raw_dir)
     data = {
         split: {"image": jnp.asarray(arrays["image"]), "label": jnp.asarray(arrays["label"], jnp.int32)}
         for split, arrays in dataset.splits.items()
