@@ -30,7 +30,7 @@ def fuse(phi: Any, forget_bias: float, output_scale: float) -> Fused:
         hidden = weights["recurrent"].shape[1]
         half = jnp.full((hidden, 1), 0.5, weights["bias"].dtype)
         scale = jnp.concatenate([half, half, 2 * half, half])
-        bias = weights["bias"].at[hidden : 2 * hidden].add(forget_bias)
+        bias = jnp.asarray(weights["bias"]).at[hidden : 2 * hidden].add(forget_bias)
         layers.append(scale * jnp.concatenate([weights["input"], weights["recurrent"], bias[:, None]], 1))
     return Fused(tuple(layers), output_scale * phi["readout"]["kernel"], output_scale * phi["readout"]["bias"])
 

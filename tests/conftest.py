@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # the tests compile more than they compute
 
 import pytest
 
@@ -11,7 +12,8 @@ import pytest
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """The user's cache folder is neither read nor written: data sets and compiled programs go to one of the session's."""
-    folder = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"  # the workers share it
     before = os.environ.get("L2L_CACHE")
     os.environ["L2L_CACHE"] = str(folder)
     yield folder

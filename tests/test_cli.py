@@ -146,7 +146,7 @@ def test_init_from_starts_where_the_other_run_ended(home, tmp_path):
         ),
         (["train", "small.yaml", "--set", "train.horizon=11"], 2, "5 does not divide the horizon 11"),
         (
-            ["train", "small.yaml", "--devices", "3", "--set", "train.estimator.kind=autodiff"],
+            ["train", "small.yaml", "--devices", "3", "--set", "train.estimator={kind: autodiff, window: 5}"],
             2,
             "3 devices do not divide the 2 tasks",
         ),
