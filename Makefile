@@ -6,7 +6,7 @@ RUN ?=
 BASELINES ?= adam,rmsprop,sgd
 L2L := .venv/bin/l2l
 
-.PHONY: help setup train eval test lint figures clean
+.PHONY: help setup train eval test lint figures bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -38,6 +38,9 @@ lint: .venv/installed  ## Check style and format
 
 figures: .venv/installed  ## Draw the figures and the report of RUN (the newest) again
 	$(L2L) report $(RUN)
+
+bench: .venv/installed  ## Time a meta-gradient beside plain JAX, plain PyTorch (if installed) and the machine's limits
+	$(L2L) bench
 
 clean:  ## Remove the virtual environment and what tools left; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from l2lcli import cli_config
+from l2lcli import cli_bench, cli_config
 
 if TYPE_CHECKING:
     from l2lcli.config import Config
@@ -38,6 +38,7 @@ def version(show: bool) -> None:
         raise typer.Exit
 
 
+app.command("bench")(cli_bench.bench)
 app.add_typer(cli_config.app, name="config")
 
 

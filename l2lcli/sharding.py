@@ -82,5 +82,14 @@ def summed(term: Callable[..., Phi], phi: Phi, count: int, devices: int, argumen
     return total
 
 
+def on_every_device(function: Callable[..., jax.Array], devices: int) -> Callable[..., jax.Array]:
+    """`function` of arrays that have one entry more, in front, for each device: every device computes its own."""
+
+    def one(*arrays):
+        return function(*(array[0] for array in arrays))[None]
+
+    return jax.shard_map(one, mesh=_mesh(devices), in_specs=PartitionSpec(AXIS), out_specs=PartitionSpec(AXIS))
+
+
 def _mesh(devices: int) -> jax.sharding.Mesh:
     return jax.make_mesh((devices,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "l2lcli"
 ORDER = [
     "__init__ __main__",
     "cli",
-    "cli_config",
+    "cli_config cli_bench",
     "training evaluating bench",
     "bench_peers",
     "experiment",
