@@ -82,6 +82,13 @@ def summed(term: Callable[..., Phi], phi: Phi, count: int, devices: int, argumen
     return total
 
 
+def on_all(function: Callable[..., Any], devices: int) -> Callable[..., Any]:
+    """`function` run by all devices together on the same arguments, to the same results; AXIS is theirs to talk over."""
+    everywhere = PartitionSpec()
+    # Unchecked: that an exchange of parts leaves every device with the same whole is beyond what shard_map can infer.
+    return jax.shard_map(function, mesh=_mesh(devices), in_specs=everywhere, out_specs=everywhere, check_vma=False)
+
+
 def on_every_device(function: Callable[..., jax.Array], devices: int) -> Callable[..., jax.Array]:
     """`function` of arrays that have one entry more, in front, for each device: every device computes its own."""
 

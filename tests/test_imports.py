@@ -35,7 +35,7 @@ ORDER = [
     "statistics leaves",
     "estimators",
     "sharding",
-    "unroll flat",
+    "unroll flat split",
     "optimizers problems",
     "lstm_cell",
     "data",

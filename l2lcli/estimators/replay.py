@@ -45,6 +45,8 @@ def replay(
     import jax.numpy as jnp
 
     from l2lcli.flat import flat, ravel
+    from l2lcli.sharding import AXIS, on_all
+    from l2lcli.split import Split
     from l2lcli.unroll import axes, fresh, unroll
 
     if not optimizer.replayable or optimizer.start is not None or problem.query is not None:
@@ -58,11 +60,21 @@ def replay(
     def estimate(key, phi, data, state):
         del key  # nothing here is random beyond what the optimizees carry
 
-        def one(inner):
-            after, (losses, values, grads) = unroll(problem, whole, phi, inner, data, spec.window, record=True)
-            return after, losses, values, jax.vmap(ravel)(grads)
+        def recorded(phi, data, state, family=whole):
+            def one(inner):
+                after, (losses, values, grads) = unroll(problem, family, phi, inner, data, spec.window, record=True)
+                return after, losses, values, jax.vmap(ravel)(grads)
 
-        after, losses, values, grads = _over_tasks(one, state)
+            return _over_tasks(one, state)
+
+        def spread(phi, data, state):
+            size = sum(leaf[0].size for leaf in jax.tree.leaves(state.theta))
+            split = Split(size, devices, AXIS)
+            after, *found = recorded(phi, data, state._replace(opt=split.cut(state.opt)), split.optimizer(optimizer))
+            return after._replace(opt=split.join(after.opt)), *found
+
+        record = recorded if devices == 1 else on_all(spread, devices)
+        after, losses, values, grads = record(phi, data, state)
         w = jax.lax.dynamic_slice(jnp.asarray(weights, losses.dtype), (state.t,), (spec.window,))
         following = jnp.concatenate([grads[:, 1:], jax.vmap(ravel)(after.grad)[:, None]], 1)
         cotangents = following * (w / tasks)[None, :, None]
