@@ -29,7 +29,7 @@ class ReplaySpec(Spec):
     kind: Literal["replay"] = "replay"
     window: int = Field(20, ge=1, le=100_000)
     """Steps per meta-gradient; divides the horizon."""
-    block: int = Field(256, ge=1, le=100_000_000)
+    block: int = Field(128, ge=1, le=100_000_000)
     """Coordinates replayed at a time."""
 
 
