@@ -11,6 +11,8 @@ from l2lcli.base import Problem, Spec
 from l2lcli.problems.networks import Activation, mlp
 
 if TYPE_CHECKING:
+    from flax import linen
+
     from l2lcli.data.loader import Dataset
 
 
@@ -35,7 +37,7 @@ def classification(spec: ClassificationSpec, raw_dir: str | None = None) -> Prob
     """Build the distribution: one network and data set, tasks differ in theta_0 and in the order of the minibatches.
 
     theta: the Flax parameters; task (); data of a split: {"image": [n, ...] uint8, "label": [n]}; batch: the same, with B
-    rows. f is in nats per image. Metric: accuracy, a fraction. Raises DataError if the data set cannot be loaded.
+    rows. f is in nats per image. Metrics: accuracy, a fraction, and loss. Raises DataError if the data set cannot be loaded.
     """
     from l2lcli.data import loader
 
@@ -44,6 +46,19 @@ def classification(spec: ClassificationSpec, raw_dir: str | None = None) -> Prob
 
 def on(dataset: Dataset, spec: ClassificationSpec) -> Problem:
     """The same on any images and labels in memory, whatever `spec.dataset` says."""
+    network = mlp(tuple(spec.hidden), dataset.classes, spec.activation, spec.init_scale)
+    return of_network(dataset, network, spec.batch_size)._replace(label=lambda path: "fc")
+
+
+def of_network(dataset: Dataset, network: linen.Module, batch_size: int, block: int | None = None) -> Problem:
+    """Classification of a data set by any network.
+
+    Args:
+      dataset: images and labels.
+      network: images / scale, [B, ...] -> [B, classes] logits.
+      batch_size: images per step.
+      block: images that are measured together for the metrics, where the network's answer depends on that; all by default.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -52,13 +67,12 @@ def on(dataset: Dataset, spec: ClassificationSpec) -> Problem:
         split: {"image": jnp.asarray(arrays["image"]), "label": jnp.asarray(arrays["label"], jnp.int32)}
         for split, arrays in dataset.splits.items()
     }
-    network = mlp(tuple(spec.hidden), dataset.classes, spec.activation, spec.init_scale)
 
     def init(key, data):
         return network.init(key, jnp.zeros((1, *data["image"].shape[1:])))["params"], ()
 
     def batch(key, task, data):
-        rows = jax.random.randint(key, (spec.batch_size,), 0, data["label"].shape[0])
+        rows = jax.random.randint(key, (batch_size,), 0, data["label"].shape[0])
         return {"image": data["image"][rows], "label": data["label"][rows]}
 
     def logits(theta, batch):
@@ -66,13 +80,26 @@ def on(dataset: Dataset, spec: ClassificationSpec) -> Problem:
         dtype = jax.tree.leaves(theta)[0].dtype
         return network.apply({"params": theta}, batch["image"].astype(dtype) / dataset.scale)
 
+    def losses(logits, batch):
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+
     def loss(theta, batch):
-        return optax.softmax_cross_entropy_with_integer_labels(logits(theta, batch), batch["label"]).mean()
+        return losses(logits(theta, batch), batch).mean()
 
     def metrics(theta, batch):
-        return {"accuracy": jnp.mean(jnp.argmax(logits(theta, batch), -1) == batch["label"])}
+        size = batch["label"].shape[0]
+        together = min(block or size, size)
 
-    return Problem(
-        init, batch, loss, data, minibatch=True, metrics=metrics, label=lambda path: "fc",
-        provenance={dataset.label: dataset.fingerprint},
-    )  # fmt: skip
+        def one(first):
+            # The last block is as large as the others, and so begins inside the one before: what is there twice counts once.
+            start = jnp.minimum(first, size - together)
+            part = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, together), batch)
+            found = logits(theta, part)
+            scores = {"accuracy": jnp.argmax(found, -1) == part["label"], "loss": losses(found, part)}
+            counted = start + jnp.arange(together) >= first
+            return jax.tree.map(lambda score: jnp.where(counted, score, 0).sum() / size, scores)
+
+        return jax.tree.map(jnp.sum, jax.lax.map(one, jnp.arange(0, size, together)))
+
+    provenance = {dataset.label: dataset.fingerprint}
+    return Problem(init, batch, loss, data, minibatch=True, metrics=metrics, provenance=provenance)

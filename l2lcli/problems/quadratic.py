@@ -11,7 +11,7 @@ from l2lcli.base import Problem, Spec
 
 
 class QuadraticSpec(Spec):
-    """f(theta) = ‖W theta − y‖²."""
+    """f(theta) = ‖W theta − y‖², or the mean of several such."""
 
     kind: Literal["quadratic"] = "quadratic"
     dimension: int = Field(10, ge=1, le=10_000)
@@ -22,15 +22,21 @@ class QuadraticSpec(Spec):
     """Of theta_0: N(0, 1) or U[0, 1), times start_scale; or all zeros."""
     start_scale: float = Field(1.0, ge=0)
     """Multiplies theta_0."""
+    instances: int = Field(1, ge=1, le=10_000)
+    """Quadratics whose mean f is, each with a theta of its own; theta has so many rows where they are more than 1."""
 
 
 @registry.problem.register("quadratic", QuadraticSpec)
 def quadratic(spec: QuadraticSpec, raw_dir: str | None = None) -> Problem:
-    """Build the distribution. theta: {"theta": [dimension]}; task and batch: (W, y); f is the squared norm, unitless."""
+    """Build the distribution. theta: {"theta": [dimension]}; task and batch: (W, y); f is the squared norm, unitless.
+
+    With K > 1 instances each of these arrays has K rows: {"theta": [K, dimension]}. A gradient is then K times smaller than
+    that of a quadratic alone.
+    """
     import jax
     import jax.numpy as jnp
 
-    n = spec.dimension
+    n, several = spec.dimension, () if spec.instances == 1 else (spec.instances,)
     draw = {
         "gaussian": jax.random.normal,
         "uniform": jax.random.uniform,
@@ -39,11 +45,11 @@ def quadratic(spec: QuadraticSpec, raw_dir: str | None = None) -> Problem:
 
     def init(key, data):
         w_key, y_key, theta_key = jax.random.split(key, 3)
-        task = draw[spec.distribution](w_key, (n, n)), draw[spec.distribution](y_key, (n,))
-        return {"theta": spec.start_scale * draw[spec.start](theta_key, (n,))}, task
+        task = draw[spec.distribution](w_key, (*several, n, n)), draw[spec.distribution](y_key, (*several, n))
+        return {"theta": spec.start_scale * draw[spec.start](theta_key, (*several, n))}, task
 
     def loss(theta, batch):
         w, y = batch
-        return jnp.sum((w @ theta["theta"] - y) ** 2)
+        return jnp.sum((jnp.matvec(w, theta["theta"]) - y) ** 2) / spec.instances
 
     return Problem(init, lambda key, task, data: task, loss, {"train": ()})

@@ -1,0 +1,90 @@
+"""A convolutional network that learns to classify images, on minibatches (Andrychowicz et al. 2016, Section 3.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from l2lcli import registry
+from l2lcli.base import Problem, Spec
+from l2lcli.problems.classification import of_network
+from l2lcli.problems.networks import convnet
+
+if TYPE_CHECKING:
+    from l2lcli.data.loader import Dataset
+
+Width = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class ConvClassificationSpec(Spec):
+    """f(theta) = mean softmax cross-entropy of a convolutional network on a fresh minibatch."""
+
+    kind: Literal["conv_classification"] = "conv_classification"
+    dataset: Literal["cifar10", "digits", "mnist", "fashion_mnist"] = "cifar10"
+    """Images and labels; digits needs no download."""
+    labels: list[Annotated[int, Field(ge=0, le=9)]] | None = Field(None, min_length=2, max_length=10)
+    """The classes that are kept, renumbered 0, 1 … in this order; null for all."""
+    channels: list[Width] = Field([16, 16, 16], min_length=1, max_length=8)
+    """Output channels of each convolution; each is followed by ReLU and 2 x 2 max-pooling."""
+    kernel: int = Field(5, ge=1, le=31)
+    """Height and width of the convolutions' kernels, odd."""
+    hidden: list[Width] = Field([32], max_length=8)
+    """Units of each fully connected hidden layer."""
+    batch_norm: bool = True
+    """Normalise every layer but the last by the minibatch's own statistics."""
+    init_scale: float = Field(0.01, ge=0)
+    """Standard deviation of theta_0, kernels and biases alike."""
+    batch_size: int = Field(128, ge=1, le=100_000)
+    """Images per step, drawn with replacement."""
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: list[int] | None) -> list[int] | None:
+        if labels is not None and len(set(labels)) < len(labels):
+            raise ValueError(f"{labels} has a label twice")
+        return labels
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError(f"{kernel} is not odd")
+        return kernel
+
+
+@registry.problem.register("conv_classification", ConvClassificationSpec)
+def conv_classification(spec: ConvClassificationSpec, raw_dir: str | None = None) -> Problem:
+    """Build the distribution: one network and data set, tasks differ in theta_0 and in the order of the minibatches.
+
+    theta: "conv_<i>" and "fc_<i>" -> {"kernel", "bias"}, as `networks.convnet`; task (); data of a split: {"image": [n, ...]
+    uint8, "label": [n]}; batch: the same, with B rows. f is in nats per image. Metrics: accuracy, a fraction, and loss, in
+    nats per image, over the test split in minibatches of B. Raises DataError if the data set cannot be loaded.
+    """
+    from l2lcli.data import loader
+
+    return on(loader.load(spec.dataset, raw_dir), spec)
+
+
+def on(dataset: Dataset, spec: ConvClassificationSpec) -> Problem:
+    """The same on any images and labels in memory, whatever `spec.dataset` says."""
+    if spec.labels is not None:
+        dataset = chosen(dataset, spec.labels)
+    channels, hidden = tuple(spec.channels), tuple(spec.hidden)
+    network = convnet(channels, spec.kernel, hidden, dataset.classes, spec.batch_norm, spec.init_scale)
+    # Measured in minibatches of the size trained with: batch norm's statistics are those of one.
+    problem = of_network(dataset, network, spec.batch_size, block=spec.batch_size)
+    return problem._replace(label=lambda path: path.split("_")[0])
+
+
+def chosen(dataset: Dataset, labels: list[int]) -> Dataset:
+    """The images with these labels, which are renumbered 0, 1 … in the order given."""
+    import numpy as np
+
+    number = np.full(dataset.classes, -1)
+    number[labels] = np.arange(len(labels))
+    splits = {}
+    for split, arrays in dataset.splits.items():
+        label = number[arrays["label"]]
+        splits[split] = {"image": arrays["image"][label >= 0], "label": label[label >= 0].astype(np.uint8)}
+    return dataset._replace(splits=splits, classes=len(labels))

@@ -1,0 +1,48 @@
+"""Squares of a few numbers: the smallest problems of the authors' code (google-deepmind/learning-to-learn)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from l2lcli import registry
+from l2lcli.base import Problem, Spec
+
+
+class SimpleSpec(Spec):
+    """f(x) = x², from x = 1."""
+
+    kind: Literal["simple"] = "simple"
+
+
+class SimpleMultiSpec(Spec):
+    """f(x) = Σ_i x_i², from x_i = 1, each x_i a parameter of its own."""
+
+    kind: Literal["simple_multi"] = "simple_multi"
+    dimension: int = Field(2, ge=1, le=100)
+    """Parameters x_0, x_1 …"""
+
+
+@registry.problem.register("simple", SimpleSpec)
+def simple(spec: SimpleSpec, raw_dir: str | None = None) -> Problem:
+    """Build the one problem there is: all tasks are alike. theta: {"x": ()}; task and batch: (); f is unitless."""
+    return _squares(["x"])
+
+
+@registry.problem.register("simple_multi", SimpleMultiSpec)
+def simple_multi(spec: SimpleMultiSpec, raw_dir: str | None = None) -> Problem:
+    """Build the one problem there is. theta: {"x_0": (), "x_1": () …}; task and batch: (); f is unitless."""
+    return _squares([f"x_{i}" for i in range(spec.dimension)])
+
+
+def _squares(names: list[str]) -> Problem:
+    import jax.numpy as jnp
+
+    def init(key, data):
+        return {name: jnp.ones(()) for name in names}, ()
+
+    def loss(theta, batch):
+        return sum(x**2 for x in theta.values())
+
+    return Problem(init, lambda key, task, data: task, loss, {"train": ()})
