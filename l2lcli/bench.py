@@ -2,6 +2,7 @@
 
 Everything is measured in one process on the same inputs, alternating, median of `REPEATS` after a warm-up. The plain ways are
 those that a reader of the paper would write: one scan over the window, coordinates first ([N, H]), all coordinates at once.
+bench_scaling.py runs it over many sizes, one process for each.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from l2lcli.problems.classification import ClassificationSpec, on
 from l2lcli.problems.quadratic import QuadraticSpec
 from l2lcli.unroll import fresh
 
+WAYS = ("replay", "autodiff_checkpoint", "autodiff", "torch")
 REPEATS = 7
 STEPS = 100  # results are for so many optimizee steps
+QUICK_SECONDS, QUICK_BYTES = 5.0, 2e9  # what a quick measurement may take: all repeats together, temporaries of a plain way
 
 
 class Work(NamedTuple):
@@ -58,38 +61,52 @@ def build(work: Work) -> tuple[Problem, LearnedOptimizer, LearnedOptimizer]:
     return problem, registry.optimizer.build(spec), plain_lstm(spec)
 
 
-def bench(work: Work, *, peers: bool = True) -> dict[str, Any]:
-    """Measure; the object that `l2l bench --json` prints. What was not measured is None."""
+def bench(work: Work, *, ways: tuple[str, ...] = WAYS, quick: bool = False) -> dict[str, Any]:
+    """Measure; the object that `l2l bench --json` prints. What was not measured is None.
+
+    Args:
+      work: what.
+      ways: which of `WAYS`; with one alone, the peak memory is its own.
+      quick: fewer repeats (at least 2) than `REPEATS` where they would take longer than `QUICK_SECONDS`, no applied step, and
+        no plain JAX where XLA's temporaries would exceed `QUICK_BYTES`, which is known before it runs.
+    """
     problem, optimizer, plain = build(work)
     data = problem.data["train"]
     theta = jax.eval_shape(problem.init, jax.random.key(0), data)[0]
     phi = optimizer.init(jax.random.key(0), theta)
     size = sum(leaf.size for leaf in jax.tree.leaves(theta))
-    ways: dict[str, tuple[Any, LearnedOptimizer, int]] = {"replay": (ReplaySpec(window=work.window), optimizer, work.devices)}
-    if peers:
-        ways["autodiff_checkpoint"] = AutodiffSpec(window=work.window), plain, 1
-        ways["autodiff"] = AutodiffSpec(window=work.window, checkpoint=False), plain, 1
-    keys = ("replay", "autodiff_checkpoint", "autodiff", "torch")
+    known: dict[str, tuple[Any, LearnedOptimizer, int]] = {
+        "replay": (ReplaySpec(window=work.window), optimizer, work.devices),
+        "autodiff_checkpoint": (AutodiffSpec(window=work.window), plain, 1),
+        "autodiff": (AutodiffSpec(window=work.window, checkpoint=False), plain, 1),
+    }
     runs: dict[str, Callable[[], Any]] = {}
-    compile_seconds, temp_bytes = dict.fromkeys(keys), dict.fromkeys(keys)
-    for name, (spec, family, devices) in ways.items():
-        run, compile_seconds[name], temp_bytes[name] = _compiled(problem, family, spec, work, devices, phi, data)
-        runs[name] = run
-    if peers and (torch := torch_window(work)) is not None:
+    compile_seconds, temp_bytes = dict.fromkeys(WAYS), dict.fromkeys(WAYS)
+    for name, (spec, family, devices) in known.items():
+        if name in ways:
+            run, compile_seconds[name], temp_bytes[name] = _compiled(problem, family, spec, work, devices, phi, data)
+            if not quick or name == "replay" or (temp_bytes[name] or 0) <= QUICK_BYTES:
+                runs[name] = run
+    if "torch" in ways and (torch := torch_window(work)) is not None:
         runs["torch"] = torch
-    seconds = dict.fromkeys(keys) | {k: STEPS / work.window * v for k, v in _medians(runs).items()}
+    medians, repeats = _medians(runs, QUICK_SECONDS if quick else np.inf)
+    seconds = dict.fromkeys(WAYS) | {k: STEPS / work.window * v for k, v in medians.items()}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the machine's rates, which take memory too
     machine = _machine(work, size)
     floor = _floor(work, size, machine)
+    families = {"learned": optimizer} if "replay" in ways else {}
+    families |= {"plain": plain} if {"autodiff", "autodiff_checkpoint"} & set(ways) else {}
     return {
         "work": {**work._asdict(), "coordinates": size},
         "machine": machine,
         "seconds_per_100_steps": seconds,
+        "repeats": repeats,
         "temp_bytes": temp_bytes,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": peak,
         "compile_seconds": compile_seconds,
-        "apply_seconds_per_step": _apply(problem, optimizer, phi),
+        "apply_seconds_per_step": _apply(problem, {} if quick else families, phi),
         "floor_seconds_per_100_steps": floor,
-        "ratio_to_floor": seconds["replay"] / floor,
+        "ratio_to_floor": None if seconds["replay"] is None else seconds["replay"] / floor,
     }
 
 
@@ -113,25 +130,38 @@ def _compiled(problem, family, spec, work: Work, devices: int, phi, data):
     return lambda: compiled(key, phi, data, state), seconds, None if memory is None else memory.temp_size_in_bytes
 
 
-def _medians(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Seconds of each, median of REPEATS, alternating so that a busy moment of the machine meets them all."""
+def _medians(runs: dict[str, Callable[[], Any]], most: float = np.inf) -> tuple[dict[str, float], int]:
+    """Seconds of each, alternating so that a busy moment of the machine meets them all, and of how many runs the median is.
+
+    That is REPEATS, or fewer, down to 2, where they would take more than `most` seconds.
+    """
+    if not runs:
+        return {}, 0
+    began = time.perf_counter()
     for run in runs.values():
         jax.block_until_ready(run())
+    repeats = int(min(max(most / (time.perf_counter() - began), 2), REPEATS))
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for name, run in runs.items():
             began = time.perf_counter()
             jax.block_until_ready(run())
             seconds[name].append(time.perf_counter() - began)
-    return {name: float(np.median(of_one)) for name, of_one in seconds.items()}
+    return {name: float(np.median(of_one)) for name, of_one in seconds.items()}, repeats
 
 
-def _apply(problem: Problem, optimizer: LearnedOptimizer, phi) -> dict[str, float]:
-    """Seconds of one update in a jitted scan, the optimizee's gradient left out: it is the same array at every step."""
-    data, tx = problem.data["train"], optax.adam(1e-3)
-    adam = LearnedOptimizer(lambda key, theta: {}, lambda phi: optax.with_extra_args_support(tx))
-    runs = {}
-    for name, family, own in (("learned", optimizer, phi), ("optax.adam", adam, {})):
+def _apply(problem: Problem, families: dict[str, LearnedOptimizer], phi) -> dict[str, float | None]:
+    """Seconds of one update by each family of LSTM, and by Adam beside them, in a jitted scan.
+
+    The optimizee's gradient is left out: it is the same array at every step.
+    """
+    data, tx, runs = problem.data["train"], optax.adam(1e-3), {}
+    if families:
+        families = families | {
+            "optax.adam": LearnedOptimizer(lambda key, theta: {}, lambda phi: optax.with_extra_args_support(tx))
+        }
+    for name, family in families.items():
+        own = {} if name == "optax.adam" else phi
         inner = fresh(problem, family, own, jax.random.key(3), data)
 
         def steps(phi, theta, state, grad, family=family):
@@ -144,7 +174,8 @@ def _apply(problem: Problem, optimizer: LearnedOptimizer, phi) -> dict[str, floa
 
         compiled = jax.jit(steps)
         runs[name] = lambda run=compiled, a=(own, inner.theta, inner.opt, inner.grad): run(*a)
-    return {name: seconds / STEPS for name, seconds in _medians(runs).items()}
+    measured = {name: seconds / STEPS for name, seconds in _medians(runs)[0].items()}
+    return {name: measured.get(name) for name in ("learned", "plain", "optax.adam")}
 
 
 def _machine(work: Work, size: int) -> dict[str, Any]:
@@ -167,7 +198,7 @@ def _machine(work: Work, size: int) -> dict[str, Any]:
     for function in (product, tanh, copy):
         arrays = [jnp.full(shape, 0.01) for shape in shapes[function.__name__]]
         runs[function.__name__] = _on_every_device(function, arrays, work.devices)
-    seconds = _medians(runs)
+    seconds = _medians(runs)[0]
     return {
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,

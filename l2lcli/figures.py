@@ -77,7 +77,7 @@ def spread(wanted: list[float], gap: float) -> list[float]:
     return places.tolist()
 
 
-def _log(axis: Any, low: float, high: float) -> None:
+def log_axis(axis: Any, low: float, high: float) -> None:
     """Logarithmic ticks that show a few plain numbers however narrow the range."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -104,12 +104,12 @@ def draw_lines(lines: list[Line], title: str, xlabel: str, ylabel: str, log_x: b
         high = max(min(whole.max(), 10 * max((b[2, 0] for b in bands if b[2, 0] > 0), default=middle.max())) * 1.1, low * 1.5)
         ax.set_yscale("log", nonpositive="clip")  # a loss of zero runs off the bottom instead of breaking the line
         ax.set_ylim(low, high)
-        _log(ax.yaxis, low, high)
+        log_axis(ax.yaxis, low, high)
     right = max(float(line.x[-1]) for line in lines) or 1.0
     left = min(float(line.x[min(1, len(line.x) - 1)]) for line in lines) if log_x else 0.0
     if log_x:
         ax.set_xscale("log")
-        _log(ax.xaxis, left, right)
+        log_axis(ax.xaxis, left, right)
     ax.set_xlim(left, right)
     few, ends = sum(not line.dashed for line in lines) <= 5, []  # many bands of one strength are a grey mass
     for line, (lower, median, upper) in zip(lines, bands, strict=True):
@@ -207,7 +207,7 @@ def training_figure(rows: list[dict[str, Any]]) -> Figure | None:
                 ax.plot(x, [np.median(y[max(0, i - half) : i + half + 1]) for i in range(len(y))], color=colour, linewidth=1.8)
             if np.nanmin(y, initial=np.inf) > 0 and np.isfinite(y).any():
                 ax.set_yscale("log")
-                _log(ax.yaxis, *ax.get_ylim())
+                log_axis(ax.yaxis, *ax.get_ylim())
             ax.set(ylabel=key.replace("_", " ") if key != "loss" else "training loss")
             if key == "loss" and skips:
                 ax.plot([r["step"] for r in skips], [0.04] * len(skips), "|", color=LEARNED, transform=ax.get_xaxis_transform())

@@ -99,7 +99,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     if (summary := read_json(path)) is None:
         return None
     try:
-        _demand(summary, _SUMMARY, "")
+        demand(summary, _SUMMARY, "")
         summary["variants"] = summary.get("variants") or {}
         for part in (summary, *summary["variants"].values()):
             if part.setdefault("learned", None) not in (None, *part["optimizers"]):
@@ -109,7 +109,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary
 
 
-def _demand(value: Any, shape: Any, where: str) -> None:
+def demand(value: Any, shape: Any, where: str) -> None:
     """Raises ValueError, saying where, unless a JSON value has the shape (see `_SUMMARY`)."""
     if isinstance(shape, tuple):
         if value is None:
@@ -122,12 +122,12 @@ def _demand(value: Any, shape: Any, where: str) -> None:
             raise ValueError(f"{where!r} is no object")
         shapes = dict.fromkeys(value, shape[...]) if ... in shape else shape
         for key, inner in shapes.items():
-            _demand(value.get(key), inner, f"{where}.{key}".lstrip("."))
+            demand(value.get(key), inner, f"{where}.{key}".lstrip("."))
     elif isinstance(shape, list):
         if not isinstance(value, list) or len(value) != 2:
             raise ValueError(f"{where!r} is no pair of numbers")
         for end in value:
-            _demand(end, shape[0], where)
+            demand(end, shape[0], where)
     # bool is an int to Python; an int beyond 1e300 is one that no float can hold, or nearly
     elif not isinstance(value, (int, float) if shape is float else shape) or isinstance(value, bool):
         raise ValueError(f"{where!r} is not {_WORDS[shape]}")
@@ -183,7 +183,7 @@ def ratio_rows(parts: dict[str, dict[str, Any]], first: str) -> list[list[str]]:
     return rows
 
 
-def _lines(rows: list[list[str]], marked: str | None = None) -> list[str]:
+def aligned(rows: list[list[str]], marked: str | None = None) -> list[str]:
     """Rows as aligned lines of at most WIDTH columns, for which names are cut; the marked one begins with `>`."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[0] = min(widths[0], max(len(rows[0][0]), WIDTH - 2 * len(widths) - sum(widths[1:])))
@@ -197,13 +197,13 @@ def table(summary: dict[str, Any]) -> str:
     learned, best, variants = summary.get("learned"), summary.get("best_baseline") or {}, summary.get("variants")
     summary = {**summary, "learned": learned}
     for digits, brackets in ((4, "final sum"), (3, "final sum"), (2, "final sum"), (3, "")):
-        lines = _lines(optimizer_rows(summary, digits, brackets), learned)
+        lines = aligned(optimizer_rows(summary, digits, brackets), learned)
         if max(map(len, lines)) <= WIDTH:
             break
     ratios = f"{learned} / best baseline: final {_ratio(summary, 'final')}, sum {_ratio(summary, 'sum')}"
     said = f"{ratios}: below 1 means the learned optimizer is better" if learned and best else verdict(summary)
     title = f"{summary.get('label') or summary['problem']}: {summary['steps']} steps, {summary['seeds']} seeds [95 % intervals]"
-    more = ["", *_lines(ratio_rows(variants, "variant"))] if variants else []
+    more = ["", *aligned(ratio_rows(variants, "variant"))] if variants else []
     return "\n".join([title, "", *lines, "", *textwrap.wrap(said, WIDTH), *more])
 
 

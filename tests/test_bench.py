@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from test_cli import l2l
 
+from l2lcli import bench, cli_bench
 from l2lcli.bench_peers import TORCH, plain_lstm
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 
@@ -37,7 +39,9 @@ def test_the_object_has_every_key_and_a_row_is_kept(tmp_path):
     assert found["ratio_to_floor"] == pytest.approx(
         found["seconds_per_100_steps"]["replay"] / found["floor_seconds_per_100_steps"]
     )
-    assert set(found["apply_seconds_per_step"]) == {"learned", "optax.adam"}
+    assert set(found["apply_seconds_per_step"]) == {"learned", "plain", "optax.adam"}
+    assert min(found["apply_seconds_per_step"].values()) > 0
+    assert found["repeats"] == 7
     assert found["peak_rss_bytes"] > 1e8
 
 
@@ -60,3 +64,26 @@ def test_the_torch_peer_does_the_same_work():
         assert float((after - total) / 1e-6) == pytest.approx(float(grads[-1]), rel=1e-4)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_quick_compiles_but_does_not_run_what_would_need_too_much(monkeypatch):
+    monkeypatch.setattr(bench, "QUICK_BYTES", 10)
+    work = bench.Work("quadratic", tasks=2, window=2, layers=1, hidden=2, width=20, devices=1)
+    found = bench.bench(work, ways=("autodiff_checkpoint",), quick=True)
+    assert set(found["seconds_per_100_steps"].values()) == set(found["apply_seconds_per_step"].values()) == {None}
+    assert found["temp_bytes"]["autodiff_checkpoint"] > 10
+    assert found["ratio_to_floor"] is None and found["repeats"] == 0
+    assert "applied, a step: n/a" in cli_bench.table(found)
+
+
+def test_fewer_repeats_where_they_take_long():
+    def counted(seconds, most):
+        calls = []
+        medians, repeats = bench._medians({"a": lambda: (calls.append(0), time.sleep(seconds))[1]}, most)
+        assert len(calls) == repeats + 1  # the warm-up
+        assert medians["a"] == pytest.approx(seconds, rel=0.5)
+        return repeats
+
+    assert counted(0.01, 10) == 7
+    assert counted(0.05, 0.01) == 2
+    assert counted(0.05, np.inf) == 7

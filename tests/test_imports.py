@@ -13,7 +13,8 @@ ORDER = [
     "__init__ __main__",
     "cli",
     "cli_config cli_bench",
-    "training evaluating bench",
+    "bench_report",
+    "training evaluating bench bench_scaling",
     "bench_peers",
     "experiment",
     "report",
@@ -81,7 +82,9 @@ def test_nothing_imports_what_stands_above_it():
     assert not upward
 
 
-@pytest.mark.parametrize("module", ["l2lcli", "l2lcli.cli", "l2lcli.trained", "l2lcli.registry", "l2lcli.report"])
+@pytest.mark.parametrize(
+    "module", ["l2lcli", "l2lcli.cli", "l2lcli.trained", "l2lcli.registry", "l2lcli.report", "l2lcli.bench_report"]
+)
 def test_importing_loads_no_jax(module):
     code = f"import sys, {module}\nprint({{'jax', 'optax', 'flax', 'orbax', 'tensorflow', 'matplotlib'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
