@@ -34,7 +34,8 @@ def write_artefact(path: Path, phi: Mapping[str, np.ndarray], meta: Mapping[str,
     """
     if "__meta__" in phi or "format" in meta:
         raise ValueError("phi's key '__meta__' and meta's key 'format' are the file's own")
-    text = json.dumps(plain({"format": FORMAT, **meta}), sort_keys=True, allow_nan=False)
+    # Sorted at the top alone: the order in which a config has its groups says which one comes first.
+    text = json.dumps(plain({"format": FORMAT, **dict(sorted(meta.items()))}), allow_nan=False)
     arrays = {key: np.asarray(leaf, order="C") for key, leaf in phi.items()}
     for key, leaf in arrays.items():
         check_dtype(key, leaf)

@@ -24,12 +24,24 @@ Task: TypeAlias = Any  # what makes one f this f; () if nothing
 Data: TypeAlias = Any  # one split of a data set as device arrays; () if the problem has none
 Batch: TypeAlias = Any  # the evidence of one step
 State: TypeAlias = Any  # an estimator's state
+Intervals: TypeAlias = tuple[tuple[int, int], ...]  # (start, stop) each
 
 
 class Spec(BaseModel):
     """Base of everything that a YAML file can say: frozen, strict, no unknown key, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        """A generic spec is called, and described, the same whatever it is over."""
+        return cls.__name__
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """See `model_parametrized_name`."""
+        if (generic := cls.__pydantic_generic_metadata__["origin"]) is not None:
+            cls.__doc__ = generic.__doc__
 
 
 class Problem(NamedTuple):
@@ -45,7 +57,6 @@ class Problem(NamedTuple):
       query: (key, task, data) -> evidence of the OUTER loss where it differs from the inner one (few-shot); the key is
         consumed.
       metrics: (theta, batch) -> named scalars such as accuracy; evaluated on the whole "test" split.
-      label: parameter path ("layers_0/kernel") -> group name ("conv", "fc"), for optimizers with a net per group.
       provenance: label -> fingerprint of each data set that was read; "mnist[10000/1000]" labels a subset.
     """
 
@@ -56,7 +67,6 @@ class Problem(NamedTuple):
     minibatch: bool = False
     query: Callable[[Key, Task, Data], Batch] | None = None
     metrics: Callable[[Theta, Batch], dict[str, Scalar]] | None = None
-    label: Callable[[str], str] | None = None
     provenance: Mapping[str, str] = {}
 
 
@@ -64,15 +74,18 @@ class LearnedOptimizer(NamedTuple):
     """A family of Optax transformations indexed by phi. Hand-made optimizers are such families too.
 
     Attributes:
-      init: (key, theta) -> phi. The key is consumed; theta may be abstract (`jax.ShapeDtypeStruct` leaves).
+      init: (key, theta) -> phi. The key is consumed; theta may be abstract (`jax.ShapeDtypeStruct` leaves). Raises
+        ValueError, in one line, for a theta that the family is not for.
       bind: phi -> an Optax transformation; its update receives value=f(theta_t) as an extra argument.
       start: (phi, theta) -> where the optimizee begins, of an optimizer that learns theta_0.
       replayable: init and update accept one 1-D array of coordinates; coordinate i's update depends on its own history and
-        on recorded scalars alone; every state leaf has N as its LAST axis, or is a scalar.
+        on recorded scalars alone; every state leaf has N as its LAST axis, or is a scalar. With `members`, all of them are.
       window: (phi, state, gradients [W, N]) -> the updates [W, N] that W calls of update would give; with a backward pass of
         its own, of which phi's part alone is right. Only where update reads gradients alone. None: replay calls update.
       per_coordinate: phi -> tree of bool, which leaves of phi are indexed by coordinate (a learned start, a rate per
         coordinate).
+      members: theta -> {name: (family, the intervals (start, stop) of the raveled theta that it trains)}, of a family that
+        is made of others; phi is {name: phi of that family}. The intervals of all are those of theta's leaves.
     """
 
     init: Callable[[Key, Theta], Phi]
@@ -81,6 +94,7 @@ class LearnedOptimizer(NamedTuple):
     replayable: bool = False
     window: Callable[[Phi, Any, jax.Array], jax.Array] | None = None
     per_coordinate: Callable[[Phi], Any] | None = None
+    members: Callable[[Theta], Mapping[str, tuple[LearnedOptimizer, Intervals]]] | None = None
 
 
 class Inner(NamedTuple):

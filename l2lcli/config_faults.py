@@ -7,7 +7,7 @@ import functools
 import json
 import operator
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -81,23 +81,35 @@ def _path(loc: Path, value: Any) -> Path:
     return path
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The models, mappings and lists that an annotation allows."""
+    if get_origin(annotation) in (dict, list) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)
+    else:
+        for argument in get_args(annotation):
+            yield from _alternatives(argument)
+
+
+def _at(alternative: Any, step: Any) -> Any:
+    """The annotation of what stands at a key, or in a list."""
+    if get_origin(alternative) in (dict, list):
+        return get_args(alternative)[-1]
+    return _own(alternative)[step].annotation if step in _own(alternative) else None
 
 
 def _fields(model: type[BaseModel], path: Path, value: Any) -> dict[str, Any]:
     """The fields that the mapping at `path` may have."""
-    models: list[type[BaseModel]] = [model]
+    found: list[Any] = [model]
     for step in path:
         value = value[step]
-        if isinstance(step, str):
-            models = [new for old in models if step in old.model_fields for new in _models(old.model_fields[step].annotation)]
+        found = [new for old in found for new in _alternatives(_at(old, step))]
         kind = value.get("kind") if isinstance(value, dict) else None
-        models = [m for m in models if kind and "kind" in m.model_fields and m.model_fields["kind"].default == kind] or models
-    return {name: field for each in models for name, field in each.model_fields.items()}
+        found = [m for m in found if "kind" in _own(m) and _own(m)["kind"].default == kind] or found
+    return {name: field for each in found for name, field in _own(each).items()}
+
+
+def _own(alternative: Any) -> dict[str, Any]:
+    return {} if get_origin(alternative) in (dict, list) else alternative.model_fields
 
 
 def _repair(model: type[BaseModel], error: Any, value: Any) -> bool:
@@ -158,4 +170,6 @@ def _explain(model: type[BaseModel], error: Any, value: Any) -> Finding:
         return Finding(path, f"{shown(got)} does not match {context['pattern']}")
     if kind in ("too_long", "string_too_long"):
         return Finding(path, f"must have at most {context['max_length']} {'characters' if kind[0] == 's' else 'items'}")
+    if kind in ("too_short", "string_too_short"):
+        return Finding(path, "must not be empty")
     return Finding(path, str(context.get("error", error["msg"])))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, JsonValue, StringConstraints, create_model
@@ -129,6 +128,4 @@ def _union(base: type[Spec], path: Path, family: Family) -> tuple[Any, Any]:
     specs, kind = dict(family), KINDS[path]
     if kind not in specs:
         raise RuntimeError(f"{'.'.join(path)}: the default kind {kind!r} is not registered; known: {', '.join(specs)}")
-    tag = {"discriminator": "kind"} if len(specs) > 1 else {}
-    description = base.model_fields[path[-1]].description
-    return functools.reduce(operator.or_, specs.values()), Field(default=specs[kind](), description=description, **tag)
+    return registry.union(specs.values()), Field(default=specs[kind](), description=base.model_fields[path[-1]].description)

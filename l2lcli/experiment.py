@@ -12,7 +12,7 @@ import optax
 from l2lcli import backend, leaves, registry, report, trained
 from l2lcli.artefact import RunError
 from l2lcli.base import Key, LearnedOptimizer, Problem
-from l2lcli.config import Config, variant
+from l2lcli.config import Config, ConfigError, variant
 from l2lcli.evaluate import Comparison, Curves, compare
 from l2lcli.rundir import Run
 from l2lcli.tables import read_json
@@ -47,13 +47,36 @@ class Experiment(NamedTuple):
         """phi of a trained optimizer, for this family and theta. Raises RunError if it does not fit them."""
         if reason := leaves.misfit(found.phi, jax.eval_shape(self.phi)):
             raise RunError(f"{found.artefact}: its parameters do not fit this config: {reason}")
-        return leaves.nest(found.phi)
+        return leaves.from_host(jax.eval_shape(self.phi), found.phi)
+
+    def varied(self, name: str, phi: Any | None) -> Experiment:
+        """One of its config's variants, to evaluate phi on, which may be abstract; None if only baselines are.
+
+        Raises DataError and ConfigError as `build`, RunError if phi does not fit it.
+        """
+        try:
+            varied = build(variant(self.config, name))
+        except ConfigError as error:
+            raise ConfigError(f"eval.variants.{name}: {fault}" for fault in error.faults) from error
+        if phi is not None and (reason := leaves.misfit(dict(leaves.named(phi)), jax.eval_shape(varied.phi))):
+            raise RunError(f"eval.variants.{name}: the optimizer's parameters do not fit it: {reason}")
+        return varied
 
 
 def build(config: Config) -> Experiment:
-    """Build what a config describes. Raises DataError if its data set cannot be loaded."""
+    """Build what a config describes.
+
+    Raises DataError if its data set cannot be loaded, ConfigError if its optimizer is not one for its problem's parameters.
+    """
     problem = registry.problem.build(config.problem, config.data.raw_dir)
-    return Experiment(config, problem, registry.optimizer.build(config.optimizer), jax.random.key(config.seed))
+    try:
+        built = Experiment(config, problem, registry.optimizer.build(config.optimizer), jax.random.key(config.seed))
+        phi = jax.eval_shape(built.phi)
+    except ValueError as error:
+        raise ConfigError([f"optimizer: {error}"]) from error
+    if not jax.tree.leaves(phi):
+        raise ConfigError(["optimizer: nothing of it is learned"])
+    return built
 
 
 def load(name: str | Path | None = None) -> optax.GradientTransformationExtraArgs:
@@ -90,10 +113,7 @@ def evaluate(
     config = experiment.config
     found = {config.name: _compare(experiment, phi, tell, poll)}
     for name in config.eval.variants:
-        varied = build(variant(config, name))
-        if phi is not None and (reason := leaves.misfit(leaves.to_host(phi), jax.eval_shape(varied.phi))):
-            raise RunError(f"eval.variants.{name}: the optimizer's parameters do not fit it: {reason}")
-        found[name] = _compare(varied, phi, lambda line, name=name: tell(f"{name}: {line}"), poll)
+        found[name] = _compare(experiment.varied(name, phi), phi, lambda line, name=name: tell(f"{name}: {line}"), poll)
     return found
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from l2lcli.base import LearnedOptimizer
+from l2lcli.base import Intervals, LearnedOptimizer, Theta
 
 
 def ravel(theta: Any) -> jax.Array:
@@ -16,19 +19,58 @@ def ravel(theta: Any) -> jax.Array:
     return ravel_pytree(theta)[0]
 
 
-def flat(optimizer: LearnedOptimizer) -> LearnedOptimizer:
-    """The same family for any theta, its state that of the raveled theta: every leaf has N as its last axis, or is a scalar."""
+def each(optimizer: LearnedOptimizer, theta: Theta, function: Callable[..., Any], *trees: Any) -> Any:
+    """`function(member, intervals, *its parts of the trees)` for each member, as {name: result}.
+
+    A family without members is its own only one: then the trees are whole, and so is the result.
+    """
+    if optimizer.members is None:
+        return function(optimizer, ((0, sum(leaf.size for leaf in jax.tree.leaves(theta))),), *trees)
+    members = optimizer.members(theta).items()
+    return {name: function(member, intervals, *(tree[name] for tree in trees)) for name, (member, intervals) in members}
+
+
+def length(intervals: Intervals) -> int:
+    """How many coordinates a member has."""
+    return sum(stop - start for start, stop in intervals)
+
+
+def take(coordinates: jax.Array, intervals: Intervals) -> jax.Array:
+    """A member's coordinates [..., length] out of all [..., N]."""
+    return jnp.concatenate([coordinates[..., start:stop] for start, stop in intervals], -1)
+
+
+def flat(
+    optimizer: LearnedOptimizer, adapted: Callable[[LearnedOptimizer, int], LearnedOptimizer] = lambda member, size: member
+) -> LearnedOptimizer:
+    """The same family for any theta, its state that of the raveled theta: every leaf has N as its last axis, or is a scalar.
+
+    With members the state is {name: state of the member's own coordinates}, as phi is.
+
+    Args:
+      optimizer: the family, coordinatewise, as are its members.
+      adapted: (family or member, number of its coordinates) -> what is to make the updates in its place.
+    """
 
     def bind(phi):
-        tx = optimizer.bind(phi)
-
         def init(theta):
-            return tx.init(ravel(theta))
+            start = lambda member, at, phi: member.bind(phi).init(take(ravel(theta), at))  # noqa: E731
+            return each(optimizer, theta, start, phi)
 
         def update(grad, state, theta=None, **extra):
             vector, unravel = ravel_pytree(grad)
-            step, state = tx.update(vector, state, None if theta is None else ravel(theta), **extra)
-            return unravel(step), state
+            pieces = {}
+
+            def one(member, at, phi, state):
+                tx = adapted(member, length(at)).bind(phi)
+                own = None if theta is None else take(ravel(theta), at)
+                step, state = tx.update(take(vector, at), state, own, **extra)
+                ends = np.cumsum([stop - start for start, stop in at])
+                pieces.update(zip(at, jnp.split(step, ends[:-1]), strict=True))
+                return state
+
+            state = each(optimizer, grad, one, phi, state)
+            return unravel(jnp.concatenate([pieces[at] for at in sorted(pieces)])), state
 
         return optax.GradientTransformationExtraArgs(init, update)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 def to_host(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
     """The leaves of a tree, copied to the host, by their path; a PRNG key is its raw data."""
-    return {prefix + name: np.array(_raw(leaf)) for name, leaf in _named(tree)}
+    return {prefix + name: np.array(_raw(leaf)) for name, leaf in named(tree)}
 
 
 def from_host(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Any:
@@ -21,7 +21,7 @@ def from_host(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = "") -> 
     Raises ValueError, with the first leaf that is missing or of another shape or type.
     """
     leaves = []
-    for name, leaf in _named(like):
+    for name, leaf in named(like):
         key = prefix + name
         if key not in arrays:
             raise ValueError(f"no {key}")
@@ -47,7 +47,7 @@ def nest(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def misfit(arrays: Mapping[str, np.ndarray], like: Any) -> str | None:
     """What makes a stored phi unfit for a family whose own phi is `like`, in a few words; None if nothing does."""
-    expected = dict(_named(like))
+    expected = dict(named(like))
     if odd := sorted(set(arrays) ^ set(expected)):
         return f"{odd[0]} is {'not needed' if odd[0] in arrays else 'missing'}"
     for key, leaf in expected.items():
@@ -56,7 +56,8 @@ def misfit(arrays: Mapping[str, np.ndarray], like: Any) -> str | None:
     return None
 
 
-def _named(tree: Any) -> list[tuple[str, Any]]:
+def named(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves with their '/'-joined paths."""
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
 
 

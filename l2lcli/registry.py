@@ -10,12 +10,26 @@ JAX is loaded.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import operator
 import pkgutil
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+from pydantic import Discriminator
 
 from l2lcli.base import Spec
+
+
+def union(specs: Iterable[type[Spec]]) -> Any:
+    """The type of a field that takes any of these specs, told apart by `kind`."""
+    first, *rest = specs
+    return Annotated[functools.reduce(operator.or_, rest, first), Discriminator("kind")] if rest else first
+
+
+def _generic(spec: type[Spec]) -> bool:
+    return bool(spec.__pydantic_generic_metadata__["parameters"])
 
 
 class Registry:
@@ -58,8 +72,10 @@ class Registry:
         return self._entries
 
     def specs(self) -> dict[str, type[Spec]]:
-        """Name -> spec class, sorted by name."""
-        return {name: spec for name, (spec, _) in sorted(self._list().items())}
+        """Name -> spec class, sorted by name. A generic one is one over members: those of the family that are not generic."""
+        entries = {name: spec for name, (spec, _) in sorted(self._list().items())}
+        plain = [spec for spec in entries.values() if not _generic(spec)]
+        return {name: spec[union(plain)] if _generic(spec) else spec for name, spec in entries.items()}
 
     def builder(self, name: str) -> Callable[..., Any]:
         """The builder of a name. Raises ValueError for an unknown one."""

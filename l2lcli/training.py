@@ -40,6 +40,8 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
         with Progress(spec.episodes * (spec.horizon // spec.estimator.window)) as progress:
             devices = backend.start(devices, spec.tasks)
             experiment = build(config)
+            for name in config.eval.variants:  # what is wrong with one is said before the hours of training
+                experiment.varied(name, jax.eval_shape(experiment.phi))
             signals.check()
             record_environment(run, experiment, devices, argv, progress.warn)
             best = _meta_train(experiment, run, devices, signals, progress)

@@ -13,6 +13,7 @@ activations of W·N optimizer steps.
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 from pydantic import Field
@@ -44,7 +45,7 @@ def replay(
     import jax
     import jax.numpy as jnp
 
-    from l2lcli.flat import flat, ravel
+    from l2lcli.flat import each, flat, length, ravel, take
     from l2lcli.sharding import AXIS, on_all
     from l2lcli.split import Split
     from l2lcli.unroll import axes, fresh, unroll
@@ -52,6 +53,7 @@ def replay(
     if not optimizer.replayable or optimizer.start is not None or problem.query is not None:
         raise ValueError("this optimizer or problem cannot be replayed block by block: use the estimator autodiff")
     whole = flat(optimizer)
+    one_of = functools.partial(jax.tree.map, lambda leaf: leaf[0])  # of M tasks
 
     def init(key, phi, data):
         one = lambda key: fresh(problem, whole, phi, key, data)  # noqa: E731
@@ -68,18 +70,28 @@ def replay(
             return _over_tasks(one, state)
 
         def spread(phi, data, state):
-            size = sum(leaf[0].size for leaf in jax.tree.leaves(state.theta))
-            split = Split(size, devices, AXIS)
-            after, *found = recorded(phi, data, state._replace(opt=split.cut(state.opt)), split.optimizer(optimizer))
-            return after._replace(opt=split.join(after.opt)), *found
+            # Task by task: the leading axis M of a scalar could be as long as a part.
+            cut = lambda member, at, opt: jax.vmap(Split(length(at), devices, AXIS).cut)(opt)  # noqa: E731
+            join = lambda member, at, opt: jax.vmap(Split(length(at), devices, AXIS).join)(opt)  # noqa: E731
+            parts = flat(optimizer, lambda member, size: Split(size, devices, AXIS).optimizer(member))
+            theta = one_of(state.theta)
+            after, *found = recorded(phi, data, state._replace(opt=each(optimizer, theta, cut, state.opt)), parts)
+            return after._replace(opt=each(optimizer, theta, join, after.opt)), *found
 
         record = recorded if devices == 1 else on_all(spread, devices)
         after, losses, values, grads = record(phi, data, state)
         w = jax.lax.dynamic_slice(jnp.asarray(weights, losses.dtype), (state.t,), (spec.window,))
         following = jnp.concatenate([grads[:, 1:], jax.vmap(ravel)(after.grad)[:, None]], 1)
         cotangents = following * (w / tasks)[None, :, None]
-        coordinates = state.opt, jax.vmap(ravel)(state.theta), grads, cotangents
-        grad = _gradient(optimizer, phi, coordinates, values, spec.block, devices)
+        thetas = jax.vmap(ravel)(state.theta)
+
+        def gradient(member, at, phi, opt):
+            if not jax.tree.leaves(phi):
+                return phi  # nothing of this member is learned
+            coordinates = opt, take(thetas, at), take(grads, at), take(cotangents, at)
+            return _gradient(member, phi, coordinates, values, spec.block, devices)
+
+        grad = each(optimizer, one_of(state.theta), gradient, phi, state.opt)
         return Estimate(grad, jnp.mean(losses @ w), losses.mean(0)), after
 
     return Estimator(init, estimate)

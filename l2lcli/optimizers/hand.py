@@ -112,8 +112,16 @@ def _register(name: str) -> None:
         __doc__=f"{name} as a family whose one meta-parameter is its learning rate.",
         kind=(Literal[name], name),
         learning_rate=(float, Field(1e-3, gt=0, description="Where the learning rate starts.")),
+        learned=(bool, Field(True, description="Meta-train the learning rate; else it stays, and phi is empty.")),
     )
-    registry.optimizer.register(name, spec)(lambda spec: hand(spec.kind, spec.learning_rate))
+    registry.optimizer.register(name, spec)(_build)
+
+
+def _build(spec: Spec) -> LearnedOptimizer:
+    family = hand(spec.kind, spec.learning_rate)
+    if spec.learned:
+        return family
+    return family._replace(init=lambda key, theta: {}, bind=lambda phi: family.bind(family.init(None, None)))
 
 
 for _name in COMMON:
