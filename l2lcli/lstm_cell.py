@@ -49,8 +49,8 @@ def cell(weights: jax.Array, x: jax.Array, h: jax.Array, c: jax.Array) -> tuple[
 
     Args:
       weights: [4H, inputs + H + 1].
-      x: [inputs] of one coordinate, or [inputs, B] of a block.
-      h: [H], or [H, B].
+      x: [inputs, B] of a block of B coordinates.
+      h: [H, B].
       c: like h.
 
     Returns:
@@ -62,11 +62,35 @@ def cell(weights: jax.Array, x: jax.Array, h: jax.Array, c: jax.Array) -> tuple[
     new_c = f * c + i * z
     tanh_c = jnp.tanh(new_c)
     # By selecting, not by concatenating: XLA's concatenations of computed parts are not vectorised on CPUs.
-    gate = jnp.arange(4).reshape(4, *[1] * h.ndim)
+    gate = jnp.arange(4).reshape(4, 1, 1)
     part = [x[None] for x in (z, c, i, tanh_c)]
     partner = jnp.where(gate == 0, part[0], jnp.where(gate == 1, part[1], jnp.where(gate == 2, part[2], part[3])))
     slopes = partner * jnp.where(gate == 2, 1.0, 0.5) * (1 - gates * gates)
     return o * tanh_c, new_c, Kept(inputs, slopes, o * (1 - tanh_c * tanh_c), f)
+
+
+def step(weights: Fused, h: tuple[jax.Array, ...], c: tuple[jax.Array, ...], x: jax.Array) -> tuple[Any, ...]:
+    """One step of all layers for a block of B coordinates.
+
+    Written for the block, not for one coordinate under `vmap`, whose rule for reshapes puts coordinates first and so
+    transposes every array twice.
+
+    Args:
+      weights: phi, fused.
+      h: [H, B] of each layer.
+      c: the same.
+      x: [inputs, B].
+
+    Returns:
+      The new h and c, the updates [B], what the backward pass needs of each layer, and what the read-out reads [H, B].
+    """
+    new_h, new_c, kept = [], [], []
+    for layer, h_layer, c_layer in zip(weights.layers, h, c, strict=True):
+        x, c_after, keep = cell(layer, x, h_layer, c_layer)
+        new_h.append(x)
+        new_c.append(c_after)
+        kept.append(keep)
+    return tuple(new_h), tuple(new_c), weights.kernel @ x + weights.bias, tuple(kept), x
 
 
 @jax.custom_vjp
@@ -76,17 +100,11 @@ def window(weights: Fused, h: tuple[jax.Array, ...], c: tuple[jax.Array, ...], x
 
 
 def _forward(weights, h, c, x):
-    def step(state, x):
-        h, c = state
-        new_h, new_c, kept = [], [], []
-        for layer, h_layer, c_layer in zip(weights.layers, h, c, strict=True):
-            x, c_after, keep = cell(layer, x, h_layer, c_layer)
-            new_h.append(x)
-            new_c.append(c_after)
-            kept.append(keep)
-        return (tuple(new_h), tuple(new_c)), (weights.kernel @ x + weights.bias, tuple(kept), x)
+    def one(state, x):
+        h, c, *found = step(weights, *state, x)
+        return (h, c), found
 
-    _, (updates, kept, read) = jax.lax.scan(step, (h, c), x)
+    _, (updates, kept, read) = jax.lax.scan(one, (h, c), x)
     return updates, (weights, kept, read)
 
 

@@ -50,7 +50,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
     import optax
     from jax.flatten_util import ravel_pytree
 
-    from l2lcli.lstm_cell import cell, fuse, window
+    from l2lcli.lstm_cell import fuse, step, window
 
     show = preprocess(spec.preprocess)
 
@@ -73,14 +73,6 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         phi["readout"] = {"kernel": uniform(keys[-1], (inputs,), inputs), "bias": jnp.zeros((), dtype)}
         return phi
 
-    def coordinate(weights, g, h, c):
-        """One coordinate: its gradient () and state -> its update () and state."""
-        x, h, c = show(g), list(h), list(c)
-        for i, layer in enumerate(weights.layers):
-            x, c[i], _ = cell(layer, x, h[i], c[i])
-            h[i] = x
-        return weights.kernel @ x + weights.bias, LstmState(tuple(h), tuple(c))
-
     def bind(phi):
         def start(theta):
             flat, _ = ravel_pytree(theta)
@@ -90,9 +82,9 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
 
         def update(grad, state, theta=None, **extra):
             flat, unravel = ravel_pytree(grad)
-            batched = jax.vmap(coordinate, in_axes=(None, -1, -1, -1), out_axes=-1)
-            step, state = batched(fuse(phi, spec.forget_bias, spec.output_scale), flat, state.h, state.c)
-            return unravel(step), state
+            shown = jax.vmap(show, out_axes=-1)(flat)
+            h, c, updates, *_ = step(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
+            return unravel(updates), LstmState(h, c)
 
         return optax.GradientTransformationExtraArgs(start, update)
 
