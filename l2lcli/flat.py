@@ -49,12 +49,13 @@ def flat(
 
     Args:
       optimizer: the family, coordinatewise, as are its members.
-      adapted: (family or member, number of its coordinates) -> what is to make the updates in its place.
+      adapted: (family or member, number of its coordinates) -> what is to stand in its place.
     """
 
     def bind(phi):
         def init(theta):
-            start = lambda member, at, phi: member.bind(phi).init(take(ravel(theta), at))  # noqa: E731
+            vector = ravel(theta)
+            start = lambda member, at, phi: adapted(member, length(at)).bind(phi).init(take(vector, at))  # noqa: E731
             return each(optimizer, theta, start, phi)
 
         def update(grad, state, theta=None, **extra):

@@ -1,4 +1,4 @@
-"""Many devices: one mesh axis, "task". The tasks of a meta-batch are split over it; nothing else is."""
+"""Many devices: one mesh axis, over which the tasks of a meta-batch are split, or a single task's coordinates."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from l2lcli.base import Estimate, Estimator, Phi
+from l2lcli.base import Estimate, Estimator
 from l2lcli.unroll import axes
 
 AXIS = "task"
@@ -52,41 +51,34 @@ def over_tasks(build: Callable[[int, int], Estimator], tasks: int, devices: int)
     return Estimator(init, estimate)
 
 
-def summed(term: Callable[..., Phi], phi: Phi, count: int, devices: int, arguments: tuple[Any, ...]) -> Phi:
-    """Σ_{i < count} term(phi, i, *arguments), a tree like phi: one after the other, a part of them on each device.
+def by_coordinate(local: Callable[..., tuple[Estimate, Any]], devices: int) -> Callable[..., tuple[Estimate, Any]]:
+    """A meta-gradient of M tasks that all devices share, each with a part of the coordinates of every task.
 
-    What is summed is accumulated on each device and reduced once.
+    Args:
+      local: (phi, data, Inner) -> (Estimate, Inner), for inside `shard_map` over AXIS. The leaves of `Inner.opt` are a
+        device's own parts, and Estimate.grad is what they contribute.
+      devices: how many.
+
+    Returns:
+      The same for whole states, whose vectors' last axis is divisible by `devices`.
     """
 
-    def part(phi, indices, *arguments):
-        def add(total, i):
-            return jax.tree.map(jnp.add, total, term(phi, i, *arguments)), None
+    def shared(phi, data, state):
+        everywhere = PartitionSpec()
+        part = lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), AXIS) if leaf.ndim > 1 else everywhere  # noqa: E731
+        of_state = axes(everywhere)._replace(t=everywhere, opt=jax.tree.map(part, state.opt))
 
-        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, phi), indices)[0]
+        def one(phi, data, state):
+            estimate, state = local(phi, data, state)
+            return estimate._replace(grad=jax.lax.psum(estimate.grad, AXIS)), state
 
-    if devices == 1:
-        return part(phi, jnp.arange(count), *arguments)
-    each, rest = divmod(count, devices)
-    everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+        # Unchecked: that an exchange of parts leaves every device with the same whole is beyond what shard_map can infer.
+        return jax.shard_map(
+            one, mesh=_mesh(devices), in_specs=(everywhere, everywhere, of_state), out_specs=(everywhere, of_state),
+            check_vma=False,
+        )(phi, data, state)  # fmt: skip
 
-    def one(phi, indices, *arguments):
-        # Marked as differing between devices, so that differentiation inside makes no reduction of its own.
-        phi, *arguments = jax.lax.pcast((phi, *arguments), AXIS, to="varying")
-        return jax.lax.psum(part(phi, indices, *arguments), AXIS)
-
-    specs = (everywhere, split, *[everywhere] * len(arguments))
-    mapped = jax.shard_map(one, mesh=_mesh(devices), in_specs=specs, out_specs=everywhere)
-    total = mapped(phi, jnp.arange(each * devices), *arguments)
-    if rest:
-        total = jax.tree.map(jnp.add, total, part(phi, jnp.arange(each * devices, count), *arguments))
-    return total
-
-
-def on_all(function: Callable[..., Any], devices: int) -> Callable[..., Any]:
-    """`function` run by all devices together on the same arguments, to the same results; AXIS is theirs to talk over."""
-    everywhere = PartitionSpec()
-    # Unchecked: that an exchange of parts leaves every device with the same whole is beyond what shard_map can infer.
-    return jax.shard_map(function, mesh=_mesh(devices), in_specs=everywhere, out_specs=everywhere, check_vma=False)
+    return shared
 
 
 def on_every_device(function: Callable[..., jax.Array], devices: int) -> Callable[..., jax.Array]:

@@ -8,6 +8,7 @@ same start and the same batches.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -48,7 +49,7 @@ def unroll(
     *,
     second_order: bool = False,
     checkpoint: bool = False,
-    record: bool = False,
+    record: Callable[[Inner], Any] | None = None,
 ) -> tuple[Inner, Any]:
     """Train one optimizee for `steps` steps.
 
@@ -62,11 +63,11 @@ def unroll(
       second_order: let derivatives flow through what the optimizer is fed, the gradient and the value. The paper drops
         them ("the dashed edges", Andrychowicz et al. 2016, Fig. 2), and so does the default.
       checkpoint: recompute each step when differentiating, instead of keeping its activations.
-      record: return what the optimizer was fed, too.
+      record: what is to be returned of each step, too, of the optimizee before its update: what the optimizer is fed, say.
 
     Returns:
-      The optimizee `steps` further, and f at steps t+1 … t+steps: [steps]. With `record`, instead of the latter, (f, values,
-      gradients), the last two as fed to the optimizer at steps t … t+steps-1: [steps] and theta's leaves with [steps] before.
+      The optimizee `steps` further, and f at steps t+1 … t+steps: [steps]. With `record`, instead of the latter, f and what
+      was recorded at steps t … t+steps-1, leaves [steps, ...].
     """
     fed = (lambda x: x) if second_order else jax.lax.stop_gradient
 
@@ -76,7 +77,7 @@ def unroll(
         theta = optax.apply_updates(inner.theta, update)
         t = inner.t + 1
         value, grad = _evidence(problem, theta, inner.task, inner.key, t, data)
-        found = (value, inner.value, inner.grad) if record else value
+        found = value if record is None else (value, record(inner))
         return Inner(theta, opt, inner.task, inner.key, t, fed(value), fed(grad)), found
 
     inner = inner._replace(value=fed(inner.value), grad=fed(inner.grad))

@@ -13,7 +13,6 @@ activations of W·N optimizer steps.
 
 from __future__ import annotations
 
-import functools
 from typing import Literal
 
 from pydantic import Field
@@ -46,53 +45,45 @@ def replay(
     import jax.numpy as jnp
 
     from l2lcli.flat import each, flat, length, ravel, take
-    from l2lcli.sharding import AXIS, on_all
+    from l2lcli.sharding import AXIS, by_coordinate
     from l2lcli.split import Split
     from l2lcli.unroll import axes, fresh, unroll
 
     if not optimizer.replayable or optimizer.start is not None or problem.query is not None:
         raise ValueError("this optimizer or problem cannot be replayed block by block: use the estimator autodiff")
-    whole = flat(optimizer)
-    one_of = functools.partial(jax.tree.map, lambda leaf: leaf[0])  # of M tasks
+    whole = flat(optimizer, lambda member, size: Split(size, devices, AXIS).optimizer(member))
 
     def init(key, phi, data):
         one = lambda key: fresh(problem, whole, phi, key, data)  # noqa: E731
         return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
 
-    def estimate(key, phi, data, state):
-        del key  # nothing here is random beyond what the optimizees carry
+    def local(phi, data, state):
+        """The part of the meta-gradient that is due to this device's coordinates."""
+        theta = jax.tree.map(lambda leaf: leaf[0], state.theta)
 
-        def recorded(phi, data, state, family=whole):
-            def one(inner):
-                after, (losses, values, grads) = unroll(problem, family, phi, inner, data, spec.window, record=True)
-                return after, losses, values, jax.vmap(ravel)(grads)
+        def own(tree):
+            vector = ravel(tree)
+            return each(optimizer, theta, lambda member, at: Split(length(at), devices, AXIS).cut(take(vector, at)))
 
-            return _over_tasks(one, state)
+        def one(inner):
+            fed = lambda inner: (inner.value, own(inner.grad))  # noqa: E731
+            after, (losses, record) = unroll(problem, whole, phi, inner, data, spec.window, record=fed)
+            return after, losses, record, own(inner.theta), own(after.grad)
 
-        def spread(phi, data, state):
-            # Task by task: the leading axis M of a scalar could be as long as a part.
-            cut = lambda member, at, opt: jax.vmap(Split(length(at), devices, AXIS).cut)(opt)  # noqa: E731
-            join = lambda member, at, opt: jax.vmap(Split(length(at), devices, AXIS).join)(opt)  # noqa: E731
-            parts = flat(optimizer, lambda member, size: Split(size, devices, AXIS).optimizer(member))
-            theta = one_of(state.theta)
-            after, *found = recorded(phi, data, state._replace(opt=each(optimizer, theta, cut, state.opt)), parts)
-            return after._replace(opt=each(optimizer, theta, join, after.opt)), *found
-
-        record = recorded if devices == 1 else on_all(spread, devices)
-        after, losses, values, grads = record(phi, data, state)
+        after, losses, (values, grads), thetas, last = _over_tasks(one, state)
         w = jax.lax.dynamic_slice(jnp.asarray(weights, losses.dtype), (state.t,), (spec.window,))
-        following = jnp.concatenate([grads[:, 1:], jax.vmap(ravel)(after.grad)[:, None]], 1)
-        cotangents = following * (w / tasks)[None, :, None]
-        thetas = jax.vmap(ravel)(state.theta)
 
-        def gradient(member, at, phi, opt):
+        def gradient(member, at, phi, *coordinates):
             if not jax.tree.leaves(phi):
                 return phi  # nothing of this member is learned
-            coordinates = opt, take(thetas, at), take(grads, at), take(cotangents, at)
-            return _gradient(member, phi, coordinates, values, spec.block, devices)
+            return _gradient(member, phi, coordinates, values, w / tasks, spec.block)
 
-        grad = each(optimizer, one_of(state.theta), gradient, phi, state.opt)
+        grad = each(optimizer, theta, gradient, phi, state.opt, thetas, grads, last)
         return Estimate(grad, jnp.mean(losses @ w), losses.mean(0)), after
+
+    def estimate(key, phi, data, state):
+        del key  # nothing here is random beyond what the optimizees carry
+        return local(phi, data, state) if devices == 1 else by_coordinate(local, devices)(phi, data, state)
 
     return Estimator(init, estimate)
 
@@ -108,7 +99,7 @@ def _over_tasks(one, state):
 
     tasks = state.value.shape[0]
     if sum(leaf.size for leaf in jax.tree.leaves(state.theta)) < SMALL * tasks:
-        return jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0, 0, 0))(state)
+        return jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0, 0, 0, 0))(state)
 
     def in_turn(batched):
         after, *found = one(batched._replace(t=state.t))
@@ -118,84 +109,71 @@ def _over_tasks(one, state):
     return after._replace(t=state.t + found[0].shape[1]), *found
 
 
-def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, block: int, devices: int):
-    """d/dphi of Σ_{m,t} ⟨cotangent_t, theta_t(phi)⟩, block by block.
+def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, weights, block: int):
+    """d/dphi of Σ_{m,t} w_t ⟨∇f_t, theta_t(phi)⟩, block by block.
 
     Args:
       optimizer: the family.
       phi: its parameters.
       coordinates: its state at the window's beginning (leaves [M, ..., N] or [M]), theta there [M, N], the gradients that it
-        was fed [M, W, N], the cotangents of theta at steps t+1 … t+W [M, W, N].
+        was fed [M, W, N], and the one after the last of them [M, N].
       values: the losses that it was fed [M, W].
+      weights: w_t [W].
       block: coordinates at a time.
-      devices: over how many the blocks are split.
     """
     import jax
     import jax.numpy as jnp
 
-    from l2lcli.sharding import summed
-
     if optimizer.window is not None:
-        coordinates, surrogate = _merged(optimizer, coordinates)
-    else:
-        surrogate = _surrogate(optimizer)
-    tasks, _, size = coordinates[-1].shape
+        # Such a family reads gradients alone: the coordinates of all tasks are one vector.
+        merge = lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(1, *leaf.shape[1:-1], -1)  # noqa: E731  [1, ..., M N]
+        coordinates = jax.tree.map(merge, coordinates)
+    surrogate = _surrogate if optimizer.window is None else _surrogate_of_window
+    tasks, _, size = coordinates[2].shape
     width = min(block, size)
     blocks = -(-size // width)
 
     def cut(leaf, task, start):
         leaf = leaf[task]
-        return jax.lax.dynamic_slice_in_dim(leaf, start, width, -1) if leaf.shape[-1:] == (size,) else leaf
+        return leaf if leaf.ndim == 0 else jax.lax.dynamic_slice_in_dim(leaf, start, width, -1)
 
-    def gradient(phi, i, coordinates, values):
+    def add(total, i):
         # The last block is as wide as the others, and so begins inside the one before: what is there twice counts once.
         task, first = i // blocks, i % blocks * width
         start = jnp.minimum(first, size - width)
-        *fed, cotangents = jax.tree.map(lambda leaf: cut(leaf, task, start), coordinates)
+        opt, theta, grads, last = jax.tree.map(lambda leaf: cut(leaf, task, start), coordinates)
+        cotangents = weights[:, None] * jnp.concatenate([grads[1:], last[None]])
         cotangents = jnp.where(start + jnp.arange(width) >= first, cotangents, 0)
-        return jax.grad(surrogate)(phi, fed, values[task], cotangents)
+        grad = jax.grad(surrogate, 1)(optimizer, phi, opt, theta, grads, values[task], cotangents)
+        return jax.tree.map(jnp.add, total, grad), None
 
-    return summed(gradient, phi, tasks * blocks, devices, (coordinates, values))
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, phi), jnp.arange(tasks * blocks))[0]
 
 
-def _surrogate(optimizer: LearnedOptimizer):
-    """Σ_t ⟨cotangent_t, theta_t(phi)⟩ of one task's block, theta carried along for updates that read it."""
+def _surrogate(optimizer: LearnedOptimizer, phi, opt, theta, grads, values, cotangents):
+    """Σ_t ⟨cotangent_t, theta_t(phi)⟩ of a block of one task, theta carried along for updates that read it."""
     import jax
     import jax.numpy as jnp
     import optax
 
-    def surrogate(phi, fed, values, cotangents):
-        opt, theta, grads = fed
-        tx = optimizer.bind(phi)
+    tx = optimizer.bind(phi)
 
-        def step(carry, now):
-            theta, opt = carry
-            grad, value = now
-            update, opt = tx.update(grad, opt, theta, value=value)
-            theta = optax.apply_updates(theta, update)
-            return (theta, opt), theta
+    def step(carry, now):
+        theta, opt = carry
+        grad, value = now
+        update, opt = tx.update(grad, opt, theta, value=value)
+        theta = optax.apply_updates(theta, update)
+        return (theta, opt), theta
 
-        return jnp.vdot(cotangents, jax.lax.scan(step, (theta, opt), (grads, values))[1])
-
-    return surrogate
+    return jnp.vdot(cotangents, jax.lax.scan(step, (theta, opt), (grads, values))[1])
 
 
-def _merged(optimizer: LearnedOptimizer, coordinates):
-    """For a family with a window of its own, which reads gradients alone: the coordinates of all tasks are one vector.
+def _surrogate_of_window(optimizer: LearnedOptimizer, phi, opt, theta, grads, values, cotangents):
+    """The same where the family has a window of its own.
 
     theta_t is then a sum of updates, and the cotangent of an update the sum of those of every later theta.
     """
-    import jax
     import jax.numpy as jnp
 
-    def merge(leaf):  # [M, ..., N] -> [1, ..., M N]
-        return jnp.moveaxis(leaf, 0, -2).reshape(1, *leaf.shape[1:-1], -1)
-
-    opt, theta, grads, cotangents = coordinates
-    later = jnp.flip(jnp.cumsum(jnp.flip(cotangents, 1), 1), 1)
-
-    def surrogate(phi, fed, values, cotangents):
-        opt, _, grads = fed
-        return jnp.vdot(cotangents, optimizer.window(phi, opt, grads))
-
-    return jax.tree.map(merge, (opt, theta, grads, later)), surrogate
+    later = jnp.flip(jnp.cumsum(jnp.flip(cotangents, 0), 0), 0)
+    return jnp.vdot(later, optimizer.window(phi, opt, grads))
