@@ -171,6 +171,8 @@ for devices in (1, 2):
     for _ in range(2):
         result, state = estimate(jax.random.key(3), phi, (), state)
     found.append(jax.tree.map(np.asarray, (result, state.theta, state.opt)))
+trim = lambda a, b: b[..., : a.shape[-1]] if a.ndim else b  # the LSTM's 3 coordinates are 4 on two devices
+found[1] = jax.tree.map(trim, *found)
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 print("equal")
 """
