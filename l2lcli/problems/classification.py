@@ -47,7 +47,7 @@ def classification(spec: ClassificationSpec, raw_dir: str | None = None) -> Prob
 def on(dataset: Dataset, spec: ClassificationSpec) -> Problem:
     """The same on any images and labels in memory, whatever `spec.dataset` says."""
     network = mlp(tuple(spec.hidden), dataset.classes, spec.activation, spec.init_scale)
-    return of_network(dataset, network, spec.batch_size)._replace(label=lambda path: "fc")
+    return of_network(dataset, network, spec.batch_size)
 
 
 def of_network(dataset: Dataset, network: linen.Module, batch_size: int, block: int | None = None) -> Problem:

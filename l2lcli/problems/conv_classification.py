@@ -73,8 +73,7 @@ def on(dataset: Dataset, spec: ConvClassificationSpec) -> Problem:
     channels, hidden = tuple(spec.channels), tuple(spec.hidden)
     network = convnet(channels, spec.kernel, hidden, dataset.classes, spec.batch_norm, spec.init_scale)
     # Measured in minibatches of the size trained with: batch norm's statistics are those of one.
-    problem = of_network(dataset, network, spec.batch_size, block=spec.batch_size)
-    return problem._replace(label=lambda path: path.split("_")[0])
+    return of_network(dataset, network, spec.batch_size, block=spec.batch_size)
 
 
 def chosen(dataset: Dataset, labels: list[int]) -> Dataset:
