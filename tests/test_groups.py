@@ -129,7 +129,6 @@ def gradients(kind, family, problem, dtype, window, **more):
     ("problem", "members", "dtype", "block"),
     [
         ("quadratic", (SMALL, LARGE), "float64", 3),
-        ("quadratic", (FIXED, LARGE), "float64", 5),
         ("quadratic", (LARGE, ADAM), "float64", 2),
         ("digits", (SMALL, ADAM), "float32", 7),
     ],
@@ -143,8 +142,7 @@ def test_replay_equals_autodiff(problem, members, dtype, block):
         replayed, end = gradients("replay", family, PROBLEMS[problem], jnp.dtype(dtype), 2, block=block)
         for ours, theirs in zip(replayed, plain, strict=True):
             for name in theirs.grad:
-                if jax.tree.leaves(theirs.grad[name]):
-                    assert relative(ours.grad[name], theirs.grad[name]) < tolerance, name
+                assert relative(ours.grad[name], theirs.grad[name]) < tolerance, name
             np.testing.assert_allclose(ours.loss, theirs.loss, rtol=tolerance)
         assert relative(end, after) < tolerance
 
@@ -285,12 +283,9 @@ def test_another_architecture_is_one_where_the_same_globs_match(tmp_path):
 
 def test_train_and_eval_from_the_command_line(tmp_path):
     (tmp_path / "c.yaml").write_text(CONFIG + TINY)
-    plain = ("--set", "eval.variants={}")
-    out, _ = l2l(tmp_path, "train", "c.yaml", "--run-dir", "run", *plain)
+    out, _ = l2l(tmp_path, "train", "c.yaml", "--run-dir", "run", "--set", "eval.variants={}")
     assert "> groups" in out
     with np.load(tmp_path / "run/optimizer.npz") as stored:
         assert {name.split("/")[0] for name in stored} == {"a", "__meta__"}
-    out, _ = l2l(tmp_path, "eval", "run", "--set", "problem.hidden=[4, 3]")
+    out, _ = l2l(tmp_path, "eval", "run", "--set", "problem.hidden=[40]")
     assert "> groups" in out
-    _, err = l2l(tmp_path, "train", "c.yaml", "--set", "optimizer.groups.z.match=[layers_7*]", code=2)
-    assert err.split("\n")[1].startswith(f"optimizer: group 'z' {LEFT}; there are layers_1/bias, ")
