@@ -164,14 +164,14 @@ def _cross(config: Config) -> Iterator[Finding]:
         yield Finding(("name",), f"{shown(config.name)} is a folder of its own in runs/: choose another name")
     if config.name in config.eval.variants:  # their curves would share a file
         yield Finding(("eval", "variants", config.name), "has the experiment's own name")
-    names = {("train", "meta_optimizer", "name"): config.train.meta_optimizer.name}
+    names = {("train", "meta_optimizer", "name"): (config.train.meta_optimizer.name, None)}
     for i, name in enumerate(config.eval.baselines):
         if name in config.eval.baselines[:i]:
             yield Finding(("eval", "baselines", i), f"{shown(name)} is there twice")
         else:
-            names["eval", "baselines", i] = name
-    for path, name in names.items():
+            names["eval", "baselines", i] = name, config.eval.steps
+    for path, (name, horizon) in names.items():
         try:
-            hand.check(name)  # loads JAX for a name that is not among the common ones
+            hand.check(name, horizon)  # loads JAX for a name that is not among the common ones
         except ValueError as error:
             yield Finding(path, str(error))

@@ -81,7 +81,7 @@ def tune(problem: Problem, name: str, keys: Key, steps: int, poll: Callable[[], 
 
     Three rates a decade from 1e-4 to 10; a best value at the grid's edge extends the grid on that side.
     """
-    optimizer = hand(name)
+    optimizer = hand(name, horizon=steps)
 
     @jax.jit
     def run(phis, keys, data):
@@ -185,7 +185,7 @@ def compare(
         tell(f"tuning {baseline}")
         rates = tune(problem, baseline, tuning, steps, poll)
         phis = {metric: {"log_learning_rate": jnp.float32(math.log(rate))} for metric, rate in rates.items()}
-        add(baseline, hand(baseline), phis, rates)
+        add(baseline, hand(baseline, horizon=steps), phis, rates)
     if learned is not None:
         label, family, phi = learned
         tell(f"evaluating {label}")

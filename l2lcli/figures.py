@@ -17,6 +17,7 @@ from l2lcli.artefact import faults, replacing
 INK, FAINT, PAPER = "#24292e", "#d9dcdf", "#fefefe"
 LEARNED = "#d55e00"  # Okabe and Ito's colour-blind-safe palette; grey in place of its yellow, which white paper swallows
 NAMED = {"sgd": "#7a7f85", "momentum": "#56b4e9", "nag": "#0072b2", "rmsprop": "#cc79a7", "adam": "#009e73"}
+NAMED |= {"nag_cosine": "#003f6b", "adam_cosine": "#00543d"}
 OTHERS = ("#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#7a7f85", "#8f6b4a", "#7b6bc4")
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 STYLE = {

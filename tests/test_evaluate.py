@@ -66,6 +66,16 @@ def test_a_rate_at_which_a_seed_blows_up_is_never_chosen():
     assert evaluate.tune(parabola(1e12), "sgd", KEYS, 40)["final"] < 2e-12
 
 
+def test_a_cosine_baseline_decays_to_zero_at_the_last_step():
+    """At rate zero the noise of the gradient moves nothing any more, which a constant rate never stops paying for."""
+    found = evaluate.compare(
+        parabola(noise=1.0), "p", None, ["nag", "nag_cosine"], jax.random.key(1),
+        steps=60, seeds=50, tuning_seeds=20, metrics_every=1,
+    )  # fmt: skip
+    moved = {name: np.abs(np.diff(c.metrics["distance"])).mean(0) for name, c in found.curves.items()}
+    assert moved["nag_cosine"][-1] < 0.02 * moved["nag_cosine"][:5].mean()
+
+
 def test_comparison_is_paired_and_complete():
     learned = ("half", hand("sgd"), rate_phi(0.5))
     found = evaluate.compare(
