@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from l2lcli import backend, leaves, registry, report, trained
+from l2lcli import backend, leaves, rates, registry, report, trained
 from l2lcli.artefact import RunError
 from l2lcli.base import Key, LearnedOptimizer, Problem
 from l2lcli.config import Config, variant
-from l2lcli.evaluate import Comparison, Curves, compare
+from l2lcli.evaluate import Comparison, Curves, compare, program
 from l2lcli.rundir import Run
 from l2lcli.tables import read_json
 from l2lcli.trained import Trained
@@ -113,10 +115,43 @@ def _compare(experiment: Experiment, phi: Any | None, tell: Callable[[str], None
         metrics_every=spec.metrics_every,
         tell=tell,
         poll=poll,
+        remember=_remembering(experiment, tell),
     )
     subsets = [label for label in experiment.problem.provenance if "[" in label]
     label = {"label": f"{config.name} ({', '.join(subsets)})"} if subsets else {}
     return found._replace(summary={**found.summary, **label})
+
+
+def _remembering(
+    experiment: Experiment, tell: Callable[[str], None]
+) -> Callable[[str, Callable[[], dict[str, float]]], dict[str, float]]:
+    """`compare`'s `remember`: by all that decides which learning rates are found, in the cache folder."""
+    problem, config = experiment.problem, experiment.config
+    if jax.tree.leaves(dict(problem.data)) and not problem.provenance:
+        return lambda baseline, find: find()  # nothing says what its data are
+    identity = {
+        "problem": config.problem.model_dump(mode="json"),
+        "program": hashlib.sha256(program(problem).encode()).hexdigest(),
+        "minibatch": problem.minibatch,
+        "data": dict(problem.provenance),
+        "steps": config.eval.steps,
+        "tuning_seeds": config.eval.tuning_seeds,
+        "seed": config.seed,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")},
+        "backend": [jax.default_backend(), jax.devices()[0].device_kind],
+    }
+
+    def remember(baseline: str, find: Callable[[], dict[str, float]]) -> dict[str, float]:
+        whole = {**identity, "baseline": baseline}
+        found = rates.read(whole)
+        if found is None:
+            found = find()
+            rates.write(whole, found)
+        else:
+            tell(f"{baseline}: learning rates as tuned before, from the cache")
+        return found
+
+    return remember
 
 
 def write(run: Run, found: dict[str, Comparison], folder: str = "") -> None:

@@ -20,7 +20,7 @@ ORDER = [
     "figures",
     "tables",
     "trained",
-    "backend progress endings",
+    "backend rates progress endings",
     "rundir",
     "checkpoint folders metrics",
     "status",
