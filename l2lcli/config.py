@@ -78,6 +78,11 @@ def variant(config: Config, name: str) -> Config:
     return varied
 
 
+def alone(config: Config) -> Config:
+    """The config without its variants, which no override takes away."""
+    return config.model_copy(update={"eval": config.eval.model_copy(update={"variants": {}})})
+
+
 def dump(config: Config) -> str:
     """Complete YAML text, defaults included, from which `load` makes an equal config."""
     return yaml_emit.emit(_dumped(config))

@@ -59,6 +59,13 @@ def read_curves(path: Path) -> dict[str, np.ndarray]:
     return curves
 
 
+def curves(folder: Path, name: str) -> dict[str, np.ndarray]:
+    """The folder's curves of that problem or variant, as `read_curves`; none where it has no such file."""
+    path = folder / "curves" / f"{name}.csv"
+    inside = Path(name).name == name  # a name with a slash in it leads nowhere
+    return read_curves(path) if inside and path.is_file() else {}
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl` that have a step; none where there is no file. Damaged lines are passed over."""
     rows = []
@@ -168,19 +175,31 @@ def optimizer_rows(summary: dict[str, Any], digits: int = 4, brackets: str = "fi
     return [list(row) for row in zip(*filled, strict=True)]
 
 
-def _ratio(summary: dict[str, Any], metric: str) -> str:
+def ratio(summary: dict[str, Any], metric: str) -> str:
+    """`x [lo, hi] (baseline)` of "final" or "sum"; "-" where nothing was compared."""
     best = (summary.get("best_baseline") or {}).get(metric)
     return f"{interval(summary, f'ratio_{metric}', 3)} ({best})" if best and summary["learned"] else "-"
 
 
+def parts(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> summary, of the experiment itself and of its variants: the rows of the generalisation matrix."""
+    return {summary["problem"]: summary, **(summary.get("variants") or {})}
+
+
 def ratio_rows(parts: dict[str, dict[str, Any]], first: str) -> list[list[str]]:
-    """Header and one row a summary (of a variant, or of a run): ratios to the best baselines and the learned one's own."""
+    """Header and one row a summary (of a variant, or of a run): ratios to the best baselines and the learned one's own.
+
+    Numbers of steps are a column where they differ.
+    """
+    timed = len({part["steps"] for part in parts.values()}) > 1
     rows = [[first, "final: learned / best", "sum: learned / best", "learned: final", "sum", "diverged"]]
     for name, part in parts.items():
         entry = part["optimizers"].get(part["learned"]) or {}
         own = [number(entry[m]) if m in entry else "-" for m in ("final", "sum")]
-        rows.append([name, _ratio(part, "final"), _ratio(part, "sum"), *own, f"{entry.get('diverged') or 0}/{part['seeds']}"])
-    return rows
+        shown = [ratio(part, metric) for metric in ("final", "sum")]
+        rows.append([name, *shown, *own, f"{entry.get('diverged') or 0}/{part['seeds']}"])
+    steps = ["steps", *(f"{part['steps']:,}" for part in parts.values())]
+    return [[row[0], *([count] if timed else []), *row[1:]] for row, count in zip(rows, steps, strict=True)]
 
 
 def _lines(rows: list[list[str]], marked: str | None = None) -> list[str]:
@@ -200,10 +219,10 @@ def table(summary: dict[str, Any]) -> str:
         lines = _lines(optimizer_rows(summary, digits, brackets), learned)
         if max(map(len, lines)) <= WIDTH:
             break
-    ratios = f"{learned} / best baseline: final {_ratio(summary, 'final')}, sum {_ratio(summary, 'sum')}"
+    ratios = f"{learned} / best baseline: final {ratio(summary, 'final')}, sum {ratio(summary, 'sum')}"
     said = f"{ratios}: below 1 means the learned optimizer is better" if learned and best else verdict(summary)
     title = f"{summary.get('label') or summary['problem']}: {summary['steps']} steps, {summary['seeds']} seeds [95 % intervals]"
-    more = ["", *_lines(ratio_rows(variants, "variant"))] if variants else []
+    more = ["", *_lines(ratio_rows(parts(summary), "variant"))] if variants else []
     return "\n".join([title, "", *lines, "", *textwrap.wrap(said, WIDTH), *more])
 
 
@@ -214,9 +233,9 @@ def verdict(summary: dict[str, Any]) -> str:
         named = f"{best.get('final')} for the final loss, {best.get('sum')} for the summed loss"
         return f"No learned optimizer was compared. Best tuned baseline: {named}."
     for metric, what in (("sum", "summed"), ("final", "final")):
-        ratio, against = summary.get(f"ratio_{metric}"), f"the {what} loss of the best tuned baseline ({best.get(metric)})"
-        low, high = (ratio if end is None else end for end in summary.get(f"ratio_{metric}_ci") or (None, None))
-        word = "" if ratio is None else "better" if high < 1 else "worse" if low > 1 else "no clear difference"
+        value, against = summary.get(f"ratio_{metric}"), f"the {what} loss of the best tuned baseline ({best.get(metric)})"
+        low, high = (value if end is None else end for end in summary.get(f"ratio_{metric}_ci") or (None, None))
+        word = "" if value is None else "better" if high < 1 else "worse" if low > 1 else "no clear difference"
         shown = f"reaches {interval(summary, f'ratio_{metric}', 3)} × {against}: {word}"
-        said.append(f"cannot be compared with {against}, since a seed diverged" if ratio is None else shown)
+        said.append(f"cannot be compared with {against}, since a seed diverged" if value is None else shown)
     return f"The learned optimizer ({learned}) {'; it '.join(said)}. Brackets: 95 % interval; below 1 it is better."

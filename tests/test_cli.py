@@ -100,15 +100,23 @@ def test_eval_as_typed_writes_beside_and_prints_json(home):
     assert set(summary["optimizers"]) == {"lstm", "adam", "rmsprop", "sgd"}
     assert summary == json.loads((run / "eval/small/summary.json").read_text())
     assert {"config.yaml", "curves", "env.json", "figures", "report.html"} <= {p.name for p in (run / "eval/small").iterdir()}
-    changes = ["--set", "problem.dimension=5", "--set", "eval.variants={wide: {problem.dimension: 4}}"]
+    changes = ["--set", "problem.dimension=5"]
+    changes += ["--set", "eval.variants={wide: {problem.dimension: 4}, long: {eval.steps: 30}}"]
     out, _ = l2l(home, "eval", run, "--baseline", "sgd", "--steps", "15", "--seeds", "4", *changes)
     assert "small: 15 steps, 4 seeds" in out
     second = run / "eval/small-2"
     assert (second / "report.html").is_file()
-    variant = json.loads((second / "summary.json").read_text())["variants"]["wide"]
+    variants = json.loads((second / "summary.json").read_text())["variants"]
+    assert {name: variant["steps"] for name, variant in variants.items()} == {"wide": 15, "long": 30}
+    assert tables.read_curves(second / "curves/long.csv")["lstm"].shape == (4, 31)
+    assert {"loss_steps-long.png", "generalisation.png"} <= {path.name for path in (second / "figures").iterdir()}
+    variant = variants["wide"]
     curves = tables.read_curves(second / "curves/wide.csv")
     assert variant["ratio_final"] == pytest.approx(curves["lstm"][:, -1].mean() / curves["sgd"][:, -1].mean())
-    assert f"wide     {tables.interval(variant, 'ratio_final', 3)} (sgd)" in out
+    assert f"wide     15     {tables.interval(variant, 'ratio_final', 3)} (sgd)" in out
+    out, _ = l2l(home, "eval", run, "--no-variants", "--json", "--baseline", "sgd", *changes)
+    assert json.loads(out)["variants"] == {}
+    assert "variants: {}" in (run / "eval/small-3/config.yaml").read_text()
     assert (run / "summary.json").read_bytes() == before
 
 
