@@ -36,8 +36,9 @@ lint: .venv/installed  ## Check style and format
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-figures: .venv/installed  ## Draw the figures and the report of RUN (the newest) again
-	$(L2L) report $(RUN)
+# What README.md shows is among these.
+figures: .venv/installed  ## Draw the figures of all reference results in runs/reference again
+	$(L2L) report --figures $(patsubst %/figures,%,$(wildcard runs/reference/*/figures runs/reference/*/*/figures))
 
 bench: .venv/installed  ## Time a meta-gradient beside plain JAX, plain PyTorch (if installed) and the machine's limits
 	$(L2L) bench

@@ -150,16 +150,30 @@ def evaluate(
 def report(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Run directories; default the newest.")] = None,
     out: Annotated[Path, typer.Option(help="Page for a comparison of several runs.")] = Path("compare.html"),
+    save_reference: Annotated[
+        bool, typer.Option("--save-reference", help="Keep each RUN's result, under 1 MB, in runs/reference/<name>/ instead.")
+    ] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw each RUN's PNG figures again instead, and no page.")] = False,
 ) -> None:
     """Draw a run's figures and write its report again; of several runs, write one page that compares them."""
     from l2lcli import comparison, rundir, tables
     from l2lcli import report as reports
 
+    if save_reference and figures:
+        raise typer.BadParameter("--save-reference draws the figures itself: no --figures")
     folders = runs or [rundir.newest(ROOT)]
     for folder in folders:
         if not folder.is_dir():
             raise tables.ReportError(f"{folder}: no such run directory")
-    print(reports.write(folders[0]) if len(folders) == 1 else comparison.write(folders, out))
+    for folder in folders if save_reference or figures else ():
+        if save_reference:
+            from l2lcli import reference
+
+            print(reference.save(folder, ROOT / "reference"))
+        else:
+            print(*reports.redraw(folder), sep="\n")
+    if not (save_reference or figures):
+        print(reports.write(folders[0]) if len(folders) == 1 else comparison.write(folders, out))
 
 
 @app.command("list")

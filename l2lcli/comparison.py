@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from l2lcli import tables
+from l2lcli import curves, tables
 from l2lcli.drawing import save
 from l2lcli.figures import loss_figure
 from l2lcli.heatmap import Cell, cell, heatmap
@@ -100,13 +100,13 @@ def _learned_curves(runs: Evaluated) -> Iterator[str]:
     """The learned optimizers of runs on the same problem over each other."""
     alike: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     for name, (path, summary) in runs.items():
-        learned = tables.curves(path, summary["problem"]).get(summary["learned"] or "")
+        learned = curves.of(path, summary["problem"]).get(summary["learned"] or "")
         if learned is not None:
             alike.setdefault((summary.get("label") or summary["problem"], summary["steps"]), {})[name] = learned
-    for (label, steps), curves in alike.items():
-        if len(curves) > 1:
-            seeds = max(map(len, curves.values()))
-            together = {"learned": None, "steps": steps, "seeds": seeds, "optimizers": {name: {} for name in curves}}
-            figure = loss_figure(f"compare_{label}_{steps}", f"{label}, the learned optimizers", together, curves)
+    for (label, steps), group in alike.items():
+        if len(group) > 1:
+            seeds = max(map(len, group.values()))
+            together = {"learned": None, "steps": steps, "seeds": seeds, "optimizers": {name: {} for name in group}}
+            figure = loss_figure(f"compare_{label}_{steps}", f"{label}, the learned optimizers", together, group)
             if figure:
                 yield html_figure(figure, save(figure))

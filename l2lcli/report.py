@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from l2lcli import tables
+from l2lcli import curves, tables
 from l2lcli.drawing import Figure, save
 from l2lcli.figures import loss_figure, training_figure
 from l2lcli.heatmap import cell, heatmap
@@ -28,11 +28,11 @@ def _planned(folder: Path, summary: dict[str, Any] | None) -> list[Figure]:
     """Every figure that the folder has the data for; a variant's name has a hyphen in it, no other has."""
     drawn = [training_figure(tables.read_metrics(folder / "metrics.jsonl"))]
     if summary:
-        label, curves = summary.get("label") or summary["problem"], tables.curves(folder, summary["problem"])
+        label, own = summary.get("label") or summary["problem"], curves.of(folder, summary["problem"])
         names = {"loss_steps": False, "loss_seconds": True}
-        drawn += [loss_figure(name, label, summary, curves, seconds) for name, seconds in names.items()]
+        drawn += [loss_figure(name, label, summary, own, seconds) for name, seconds in names.items()]
         for name, part in (summary.get("variants") or {}).items():
-            drawn.append(loss_figure(f"loss_steps-{name}", f"{label}, variant {name}", part, tables.curves(folder, name)))
+            drawn.append(loss_figure(f"loss_steps-{name}", f"{label}, variant {name}", part, curves.of(folder, name)))
         drawn.append(_generalisation(label, summary))
     return [figure for figure in drawn if figure]
 
@@ -49,14 +49,25 @@ def _generalisation(label: str, summary: dict[str, Any]) -> Figure | None:
     return heatmap("generalisation", title, caption, list(rows), list(columns.values()), known)
 
 
-def figures(folder: Path) -> list[Path]:
-    """Draw what the folder has the data for into `figures/`, each as PNG (150 dpi) and SVG. Raises ReportError."""
+def redraw(folder: Path) -> list[Path]:
+    """Draw those figures again that the folder has as PNG; their paths. Raises ReportError where their data are missing."""
     folder = Path(folder)
-    if not (planned := _planned(folder, tables.read_summary(folder))):
-        raise tables.ReportError(f"{folder}: nothing to draw: no curves of an evaluation and no rows in metrics.jsonl")
+    there = {path.stem for path in (folder / "figures").glob("*.png")}
+    planned = {figure.name: figure for figure in _planned(folder, tables.read_summary(folder))}
+    if lacking := sorted(there - set(planned)):
+        raise tables.ReportError(f"{folder}: no data to draw {', '.join(lacking)} from")
+    for name in sorted(there):
+        save(planned[name], folder / "figures", kinds=("png",))
+    return [folder / "figures" / f"{name}.png" for name in sorted(there)]
+
+
+def figures(folder: Path) -> list[Path]:
+    """Draw what the folder has the data for, but the curves of single variants, as PNG alone into `figures/`; their paths."""
+    folder = Path(folder)
+    planned = [figure for figure in _planned(folder, tables.read_summary(folder)) if "-" not in figure.name]
     for figure in planned:
-        save(figure, folder / "figures")
-    return [folder / "figures" / f"{figure.name}.{kind}" for figure in planned for kind in ("png", "svg")]
+        save(figure, folder / "figures", kinds=("png",))
+    return [folder / "figures" / f"{figure.name}.png" for figure in planned]
 
 
 def write(folder: Path) -> Path:

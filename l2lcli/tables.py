@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import lzma
 import re
 import textwrap
 from pathlib import Path
@@ -37,39 +37,18 @@ class ReportError(RunError):
     """A fault that the user can act on, in one line: nothing to report on, a damaged file."""
 
 
-def read_curves(path: Path) -> dict[str, np.ndarray]:
-    """Read `curves/<name>.csv`: optimizer -> losses [S, T+1], NaN where missing. Raises ReportError at a damaged line."""
-    rows: dict[str, list[tuple[int, int, float]]] = {}
-    with faults(path), path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        try:
-            for row in reader:
-                entry = (int(row["seed"]), int(row["step"]), float(row["loss"] or "nan"))
-                rows.setdefault(row["optimizer"], []).append(entry)
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise ReportError(f"{path}:{reader.line_num}: damaged: expected columns optimizer, seed, step, loss") from error
-    curves = {}
-    for name, entries in rows.items():
-        seed, step, loss = (np.asarray(column) for column in zip(*entries, strict=True))
-        if step.min() < 0 or step.max() >= len(entries):  # no array is made as large as a damaged number says
-            raise ReportError(f"{path}: damaged: {name!r} has {len(entries)} rows and steps {step.min()} to {step.max()}")
-        seeds, index = np.unique(seed, return_inverse=True)
-        curves[name] = np.full((len(seeds), step.max() + 1), np.nan)
-        curves[name][index, step] = loss
-    return curves
-
-
-def curves(folder: Path, name: str) -> dict[str, np.ndarray]:
-    """The folder's curves of that problem or variant, as `read_curves`; none where it has no such file."""
-    path = folder / "curves" / f"{name}.csv"
-    inside = Path(name).name == name  # a name with a slash in it leads nowhere
-    return read_curves(path) if inside and path.is_file() else {}
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl` that have a step; none where there is no file. Damaged lines are passed over."""
-    rows = []
-    for line in whole_lines(path):
+    """The rows of `metrics.jsonl`, or of `metrics.jsonl.xz`, that have a step; none where there is neither.
+
+    Damaged lines are passed over.
+    """
+    packed, rows = path.with_name(f"{path.name}.xz"), []
+    try:
+        with faults(packed):
+            lines = lzma.decompress(packed.read_bytes()).split(b"\n") if packed.is_file() else whole_lines(path)
+    except lzma.LZMAError as error:
+        raise ReportError(f"{packed}: damaged: {one_line(error)}") from error
+    for line in lines:
         try:
             rows.append(json.loads(line))
         except ValueError:

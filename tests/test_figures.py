@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support import evaluation, finished
 
+from l2lcli import curves as curve_files
 from l2lcli import drawing, figures, lines, report, tables
 
 
@@ -21,7 +22,7 @@ def folder(tmp_path_factory):
 def test_band_is_the_median_and_quartiles_of_the_csv(folder):
     with (folder / "curves" / "digits.csv").open() as file:
         rows = list(csv.DictReader(file))
-    low, middle, high = lines.band(tables.read_curves(folder / "curves" / "digits.csv")["adam"])
+    low, middle, high = lines.band(curve_files.read(folder / "curves" / "digits.csv")["adam"])
     for step in (0, 17, 100):
         losses = [float(r["loss"]) for r in rows if r["optimizer"] == "adam" and r["step"] == str(step)]
         assert len(losses) == 20
@@ -30,7 +31,7 @@ def test_band_is_the_median_and_quartiles_of_the_csv(folder):
 
 
 def test_figures_plot_what_band_computes(folder):
-    summary, curves = tables.read_summary(folder), tables.read_curves(folder / "curves" / "digits.csv")
+    summary, curves = tables.read_summary(folder), curve_files.read(folder / "curves" / "digits.csv")
     drawn = figures.loss_figure("x", "digits", summary, curves).draw().axes[0]
     plotted = {line.get_color(): line.get_ydata() for line in drawn.lines if line.get_linestyle() == "-"}
     for name, colour in (("lstm", drawing.LEARNED), ("adam", drawing.NAMED["adam"])):
@@ -59,7 +60,7 @@ def test_labels_are_spread_and_keep_their_order_and_their_centre(wanted, gap):
 
 
 def test_svg_is_the_same_every_time(folder):
-    curves = tables.read_curves(folder / "curves" / "digits.csv")
+    curves = curve_files.read(folder / "curves" / "digits.csv")
     again = drawing.save(figures.loss_figure("loss_steps", "digits", tables.read_summary(folder), curves))
     assert again == drawing.save(figures.loss_figure("loss_steps", "digits", tables.read_summary(folder), curves), folder)
     assert again == (folder / "loss_steps.svg").read_text()
@@ -67,16 +68,24 @@ def test_svg_is_the_same_every_time(folder):
 
 
 def test_figures_names_what_it_wrote(tmp_path):
-    finished(tmp_path, variants=(), seeds=2, steps=4)
-    stems = ("meta_training", "loss_steps", "loss_seconds")
-    assert report.figures(tmp_path) == [tmp_path / "figures" / f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
+    finished(tmp_path, variants=("relu",), seeds=2, steps=4)
+    stems = ("meta_training", "loss_steps", "loss_seconds", "generalisation")
+    assert report.figures(tmp_path) == [tmp_path / "figures" / f"{stem}.png" for stem in stems]
+    (tmp_path / "figures/loss_seconds.png").unlink()
+    (tmp_path / "figures/loss_steps.png").write_bytes(b"")
+    kept = [tmp_path / "figures" / f"{stem}.png" for stem in ("generalisation", "loss_steps", "meta_training")]
+    assert report.redraw(tmp_path) == kept == sorted((tmp_path / "figures").iterdir())
+    assert kept[1].stat().st_size > 5000
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(tables.ReportError, match="no data to draw meta_training from"):
+        report.redraw(tmp_path)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("case", ["diverged", "zeros", "all lost", "negative"])
 def test_strange_losses_are_drawn(tmp_path, case):
     summary = evaluation(tmp_path, "quadratic", steps=10, seeds=4)
-    curves = tables.read_curves(tmp_path / "curves" / "quadratic.csv")
+    curves = curve_files.read(tmp_path / "curves" / "quadratic.csv")
     curves["adam"][2, 4:] = {"diverged": np.inf, "zeros": 0, "all lost": np.nan, "negative": -1}[case]
     if case == "all lost":
         curves = {name: np.full_like(losses, np.nan) for name, losses in curves.items()}

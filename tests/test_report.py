@@ -77,8 +77,6 @@ def test_a_run_without_evaluation_says_so(tmp_path):
 def test_nothing_to_report_on_and_damaged_curves(tmp_path):
     with pytest.raises(tables.ReportError, match="nothing to report on"):
         report.write(tmp_path)
-    with pytest.raises(tables.ReportError, match="nothing to draw"):
-        report.figures(tmp_path)
     with pytest.raises(tables.ReportError, match="nothing to compare"):
         comparison.write([tmp_path], tmp_path / "out.html")
     finished(tmp_path, seeds=1, steps=3)

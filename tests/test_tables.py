@@ -9,6 +9,7 @@ import re
 import pytest
 from support import finished
 
+from l2lcli import curves as curve_files
 from l2lcli import report, tables
 
 
@@ -135,4 +136,4 @@ def test_damaged_curves_are_one_line_and_no_giant_array(tmp_path, line):
     path = tmp_path / "digits.csv"
     path.write_text(f"optimizer,seed,step,loss\nadam,0,0,1.0\n{line}\n")
     with pytest.raises(tables.ReportError, match=r"^[^\n]+digits.csv:(\d+:)? damaged: [^\n]+$"):
-        tables.read_curves(path)
+        curve_files.read(path)
