@@ -226,4 +226,13 @@ def _verdict(problem, label, baselines, entries, found) -> dict[str, Any]:
     if label is not None and best["final"] is not None:
         reached = statistics.first_at_or_below(found[label].losses, entries[best["final"]]["final"])
         entries[label]["steps_to_best_baseline"] = reached
+        verdict["pays"] = _pays(problem, label, entries, found)
     return verdict
+
+
+def _pays(problem, label, entries, found) -> dict[str, Any]:
+    """Where on the clock the learned one is below every baseline at both of its rates, for good."""
+    pace = {name: entries[name.removesuffix("@sum")]["seconds_per_step"] for name in found}
+    theirs = [(found[name].losses, pace[name]) for name in found if name != label]
+    step = statistics.pays_from((found[label].losses, pace[label]), theirs, problem.minibatch)
+    return {"step": step, "seconds": None if step is None else step * pace[label]}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from l2lcli import tables
 from l2lcli.drawing import INK, LEARNED, NAMED, OTHERS, Figure, log_ticks
 from l2lcli.lines import Line, draw_lines
 
@@ -48,10 +49,15 @@ def loss_figure(
         caption += (
             " Diverged: seeds with a non-finite loss, ranked as infinitely large; medians that are not finite are missing."
         )
+    pays, mark = (summary.get("pays") or {}) if seconds else {}, None
+    if pays.get("step") is not None and pays.get("seconds") is not None:
+        mark = (pays["seconds"] * scale, f"pays from step {pays['step']}")
+    if pays:
+        caption += f" {tables.clock(summary)}; with more steps a baseline could go on. Means are compared, medians drawn."
     along = f"wall-clock time ({unit})" if seconds else "optimizee steps"
     loss = f"loss f(θ), {summary.get('units') or ''}".strip(", ")
     apart = max(pace.values()) > 4 * min(pace.values())
-    return Figure(name, title, caption, lambda: draw_lines(lines, title, along, loss, log_x=apart))
+    return Figure(name, title, caption, lambda: draw_lines(lines, title, along, loss, log_x=apart, mark=mark))
 
 
 def training_figure(rows: list[dict[str, Any]]) -> Figure | None:

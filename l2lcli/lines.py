@@ -44,8 +44,13 @@ def spread(wanted: list[float], gap: float) -> list[float]:
     return places.tolist()
 
 
-def draw_lines(lines: list[Line], title: str, xlabel: str, ylabel: str, log_x: bool = False) -> Any:
-    """Median and interquartile band of each line; labels stand beside the ends, moved apart where they would overlap."""
+def draw_lines(
+    lines: list[Line], title: str, xlabel: str, ylabel: str, log_x: bool = False, mark: tuple[float, str] | None = None
+) -> Any:
+    """Median and interquartile band of each line; labels stand beside the ends, moved apart where they would overlap.
+
+    mark: an x that a dotted line stands at, and what is written beside it.
+    """
     from matplotlib.figure import Figure as Canvas
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -67,6 +72,11 @@ def draw_lines(lines: list[Line], title: str, xlabel: str, ylabel: str, log_x: b
         ax.set_xscale("log")
         log_ticks(ax.xaxis, left, right)
     ax.set_xlim(left, right)
+    if mark:
+        ax.axvline(mark[0], color=INK, linewidth=0.9, linestyle=":", zorder=2.5)
+        after = ax.transAxes.inverted().transform(ax.transData.transform((mark[0], 1.0)))[0] < 0.6
+        beside = {"xytext": (4 if after else -4, 4), "textcoords": "offset points", "ha": "left" if after else "right"}
+        ax.annotate(plain(mark[1]), (mark[0], 0), xycoords=ax.get_xaxis_transform(), fontsize=8, zorder=9, **beside)
     few, ends = sum(not line.dashed for line in lines) <= 5, []  # many bands of one strength are a grey mass
     for line, (lower, median, upper) in zip(lines, bands, strict=True):
         if len(line.losses) > 1 and not line.dashed:

@@ -83,7 +83,8 @@ def write(folder: Path) -> Path:
     sections = {"Meta-training": shown.pop("meta_training", "")}
     title = f"{(summary.get('label') or summary['problem']) if summary else 'Run'}, {'/'.join(folder.absolute().parts[-2:])}"
     unknown = "This run has not been evaluated: nothing can be said yet against the baselines."
-    said = tables.verdict(summary) if summary else unknown
+    clock = tables.clock(summary) if summary else ""
+    said = f"{tables.verdict(summary)} {clock and f'{clock}.'}".strip() if summary else unknown
     body = [f'<h1>{escape(title)}</h1><p class="verdict">{escape(said)}</p>']
     if not summary and status.get("state", "done") != "done":
         told = ", ".join(f"{key} {status[key]}" for key in ("state", "step", "reason") if status.get(key) is not None)

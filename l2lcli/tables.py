@@ -28,6 +28,7 @@ _PART = {
     **{"problem": (str,), "label": str, "units": str, "learned": str, "steps": (int,), "seeds": (int,)},
     **{"optimizers": ({...: (_OPTIMIZER,)},), "best_baseline": {"final": str, "sum": str}},
     **{"ratio_final": float, "ratio_final_ci": [float], "ratio_sum": float, "ratio_sum_ci": [float]},
+    "pays": {"step": int, "seconds": float},
 }
 _SUMMARY = {**_PART, "variants": {...: (_PART,)}}
 _WORDS = {str: "a text", int: "a whole number", float: "a number"}
@@ -201,8 +202,25 @@ def table(summary: dict[str, Any]) -> str:
     ratios = f"{learned} / best baseline: final {ratio(summary, 'final')}, sum {ratio(summary, 'sum')}"
     said = f"{ratios}: below 1 means the learned optimizer is better" if learned and best else verdict(summary)
     title = f"{summary.get('label') or summary['problem']}: {summary['steps']} steps, {summary['seeds']} seeds [95 % intervals]"
+    said = f"{said}. {clock(summary)}" if clock(summary) else said
     more = ["", *_lines(ratio_rows(parts(summary), "variant"))] if variants else []
     return "\n".join([title, "", *lines, "", *textwrap.wrap(said, WIDTH), *more])
+
+
+def seconds(x: float) -> str:
+    """A time in a unit that suits it."""
+    scale, unit = next(((scale, unit) for scale, unit in ((1, "s"), (1e3, "ms")) if x * scale >= 1), (1e6, "µs"))
+    return f"{number(x * scale, 3)} {unit}"
+
+
+def clock(summary: dict[str, Any]) -> str:
+    """From when on the learned optimizer is the best one by the clock, in words; empty where it was not looked at."""
+    if (pays := summary.get("pays")) is None or not summary.get("learned"):
+        return ""
+    name, others = summary["learned"], f"every tuned baseline (each held where its {summary['steps']:,} steps end)"
+    if pays.get("step") is None or pays.get("seconds") is None:
+        return f"By the clock {name} is never below {others} for good"
+    return f"By the clock {name} is below {others} from {seconds(pays['seconds'])} (step {pays['step']}) on"
 
 
 def verdict(summary: dict[str, Any]) -> str:

@@ -41,6 +41,11 @@ def test_figures_plot_what_band_computes(folder):
     lstm = next(line for line in slow.lines if line.get_color() == drawing.LEARNED)
     assert lstm.get_xdata()[-1] == pytest.approx(100 * 0.21)  # milliseconds
     assert slow.get_xlabel() == "wall-clock time (ms)"
+    paying = figures.loss_figure("x", "digits", summary | {"pays": {"step": 40, "seconds": 0.0084}}, curves, seconds=True)
+    drawn = paying.draw().axes[0]
+    assert [line.get_xdata() for line in drawn.lines if line.get_linestyle() == ":"] == [[8.4, 8.4]]
+    assert "pays from step 40" in {text.get_text() for text in drawn.texts}
+    assert "from 8.40 ms (step 40) on" in paying.caption
 
 
 def test_a_diverged_seed_counts_as_the_worst():

@@ -73,6 +73,15 @@ def test_verdict_is_honest():
     assert "Best tuned baseline: nag" in tables.verdict(base | {"learned": None})
 
 
+def test_the_clock_in_words():
+    summary = {"learned": "lstm", "steps": 1000, "pays": {"step": 40, "seconds": 0.0123}}
+    others = "every tuned baseline (each held where its 1,000 steps end)"
+    assert tables.clock(summary) == f"By the clock lstm is below {others} from 12.3 ms (step 40) on"
+    assert "never below" in tables.clock(summary | {"pays": {"step": None, "seconds": None}})
+    assert tables.clock({"learned": "lstm"}) == "" == tables.clock(summary | {"learned": None})
+    assert [tables.seconds(x) for x in (2, 0.5, 3e-5)] == ["2.00 s", "500 ms", "30.0 µs"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
