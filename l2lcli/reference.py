@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from l2lcli import config as configs
-from l2lcli import curves, report, tables
+from l2lcli import curves, pictures, report, tables
 from l2lcli.artefact import RunError, faults, plain, read_artefact, replacing, strict_json, write_artefact
 from l2lcli.config import Config
 
@@ -27,8 +27,8 @@ def save(folder: Path, root: Path) -> Path:
 
     The first run of an experiment becomes `<root>/<name>/`; those of other seeds `<root>/<name>/seed-<seed>/` beside it, and
     one of the same seed takes the old one's place. In it: config.yaml, env.json without the command line, summary.json,
-    optimizer.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`) and figures/*.png drawn from these;
-    `data.raw_dir` is null in all of them.
+    optimizer.npz, inspection.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`) and figures/*.png
+    drawn from these; `data.raw_dir` is null in all of them.
 
     Raises RunError where the run has not been evaluated, where it would take more than LARGEST bytes, or where an evaluation
     would take the place of a trained optimizer; ConfigError where its config is none.
@@ -75,6 +75,8 @@ def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> N
         put("env.json", strict_json({key: value for key, value in env.items() if key != "argv"}))
     if rows := tables.read_metrics(folder / "metrics.jsonl"):
         put("metrics.jsonl.xz", lzma.compress(b"".join(map(_row, rows)), preset=9))
+    if (folder / pictures.FILE).is_file():
+        put(pictures.FILE, (folder / pictures.FILE).read_bytes())
     if (folder / OPTIMIZER).is_file():
         phi, meta = read_artefact(folder / OPTIMIZER)
         trained = meta.get("config") or {}

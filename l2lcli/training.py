@@ -43,8 +43,8 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
             signals.check()
             record_environment(run, experiment, devices, argv, progress.warn)
             best = _meta_train(experiment, run, devices, signals, progress)
-            comparisons = evaluate(experiment, jax.tree.map(jnp.asarray, best), progress.say, signals.check)
-        write(run, comparisons)
+            found = evaluate(experiment, jax.tree.map(jnp.asarray, best), progress.say, signals.check)
+        write(run, found)
         run.status("done", **_seconds(run))
     except Stopped as stopped:
         run.status("stopped", reason=str(stopped), **_seconds(run))

@@ -65,6 +65,7 @@ def test_train_leaves_a_complete_run_directory(home):
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert {
         "config.yaml", "env.json", "status.json", "metrics.jsonl", "optimizer.npz", "curves/small.csv", "summary.json",
+        "inspection.npz", "figures/updates.png", "figures/states.png", "figures/step_sizes.png",
         "report.html", "figures/loss_steps.png", "figures/loss_seconds.svg", "figures/meta_training.png",
     } <= files  # fmt: skip
     assert "seed: 1" in (run / "config.yaml").read_text()

@@ -24,7 +24,8 @@ def config(tmp_path, monkeypatch):
 def test_the_second_evaluation_tunes_nothing_and_finds_the_same(config):
     summaries, told = [], []
     for _ in range(2):
-        summary = experiment.evaluate(experiment.build(config), None, told.append, lambda: None)["small"].summary
+        found = experiment.evaluate(experiment.build(config), None, told.append, lambda: None)
+        summary = found.comparisons["small"].summary
         del summary["optimizers"]["nag_cosine"]["seconds_per_step"]
         summaries.append(summary)
     assert told == ["tuning nag_cosine", "nag_cosine: learning rates as tuned before, from the cache"]
