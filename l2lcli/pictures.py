@@ -147,7 +147,9 @@ def _step_sizes(found: Recorded, label: str) -> Figure:
 
 def _states(found: Recorded, label: str) -> Figure:
     title = f"{label}: states of {found.optimizers[0]}"
-    caption = f"The state of {found.optimizers[0]} for the same coordinates, a line a unit (the first 10 of each), over the optimizee's steps."
+    caption = (
+        f"The state of {found.optimizers[0]} for the same coordinates, a line a unit (the first 10 of each), over its steps."
+    )
     held = {key.removeprefix("state/"): array for key, array in found.arrays.items() if key.startswith("state/")}
 
     def draw() -> Any:

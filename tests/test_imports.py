@@ -24,7 +24,7 @@ ORDER = [
     "drawing",
     "tables",
     "trained",
-    "backend rates progress endings",
+    "backend rates progress endings events",
     "rundir",
     "checkpoint folders metrics",
     "status",
