@@ -54,29 +54,30 @@ def log_ticks(axis: Any, low: float, high: float) -> None:
 def save(figure: Figure, directory: Path | None = None, kinds: tuple[str, ...] = ("svg", "png")) -> str:
     """SVG text, the same for the same data; into a directory also files `<name>.<kind>`. Raises RunError.
 
-    PNG: 150 dpi, 128 colours, which is a third of the bytes.
+    PNG: 150 dpi, 128 colours, which is a third of the bytes. Empty text where "svg" is not among the kinds.
     """
     import matplotlib
 
-    svg, png = io.BytesIO(), io.BytesIO()
+    made: dict[str, bytes] = {}
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": figure.name}):
-        drawn = figure.draw()
-        drawn.savefig(svg, format="svg", metadata={"Date": None})
-        if directory and "png" in kinds:
-            drawn.savefig(png, format="png", dpi=150)
-            png = _fewer_colours(png)
+        for kind in kinds if directory else ("svg",):
+            content = io.BytesIO()
+            options = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 150}
+            # Anew for each kind: a second rendering of the same one is laid out a little differently.
+            figure.draw().savefig(content, format=kind, **options)
+            made[kind] = content.getvalue() if kind == "svg" else _fewer_colours(content)
     if directory:
         with faults(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        for kind in kinds:
+        for kind, data in made.items():
             with replacing(directory / f"{figure.name}.{kind}") as file:
-                file.write({"svg": svg, "png": png}[kind].getvalue())
-    return svg.getvalue().decode()
+                file.write(data)
+    return made.get("svg", b"").decode()
 
 
-def _fewer_colours(png: io.BytesIO) -> io.BytesIO:
+def _fewer_colours(png: io.BytesIO) -> bytes:
     from PIL import Image
 
     out = io.BytesIO()
     Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out, "PNG", optimize=True, dpi=(150, 150))
-    return out
+    return out.getvalue()
