@@ -36,8 +36,8 @@ lint: .venv/installed  ## Check style and format
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-figures: .venv/installed  ## Draw the figures and the report of RUN (the newest) again
-	$(L2L) report $(RUN)
+figures: .venv/installed  ## Draw the figures that README.md shows again, from runs/reference
+	$(L2L) report --figures $$(grep -o 'runs/reference/[^)]*/figures/' README.md | sed 's|/figures/||' | sort -u)
 
 bench: .venv/installed  ## Time a meta-gradient beside plain JAX, plain PyTorch (if installed) and the machine's limits
 	$(L2L) bench

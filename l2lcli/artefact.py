@@ -65,7 +65,7 @@ def read_artefact(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except Exception as error:  # a flipped byte surfaces as nearly any exception of zipfile, zlib, struct or NumPy
         raise RunError(f"{path}: damaged, or not an .npz file: {one_line(error)}") from None
     if not isinstance(meta, dict) or not isinstance(meta.get("format"), int):
-        raise RunError(f"{path}: not an optimizer of l2l: it has no __meta__ with a format number")
+        raise RunError(f"{path}: not a file of l2l: it has no __meta__ with a format number")
     if meta["format"] > FORMAT:
         raise RunError(f"{path}: format {meta['format']} is newer than this l2l knows ({FORMAT}); update l2l")
     del meta["format"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from l2lcli.bench_scaling import BASE, VARIED, WAYS, Point, Row, coordinates, name
-from l2lcli.figures import INK, LEARNED, NAMED, PAPER, Figure, log_axis, save
+from l2lcli.drawing import INK, LEARNED, NAMED, PAPER, Figure, log_ticks, save
 from l2lcli.tables import WIDTH, ReportError, aligned, number
 
 REPLAY, PLAIN = WAYS
@@ -135,7 +135,7 @@ def _draw(axes: dict[str, list[Entry]]) -> Any:
         panels[1, column].set_xticks([], minor=True)
         panels[1, column].set(xlabel=LONG[axis])
     for row, label in enumerate(("seconds per 100 steps", "memory, MB (solid: temporaries)")):
-        log_axis(panels[row, 0].yaxis, *panels[row, 0].get_ylim())
+        log_ticks(panels[row, 0].yaxis, *panels[row, 0].get_ylim())
         panels[row, 0].set(ylabel=label)
     handles = {label: line for ax in panels.flat for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=len(handles), frameon=False)

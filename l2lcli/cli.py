@@ -111,8 +111,13 @@ def evaluate(
             "--config", metavar="CONFIG", help="Evaluate on this experiment; where no run is finished yet, its baselines alone."
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(metavar="T", help="Optimizee steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="T", help="Optimizee steps, but for variants that say their own.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(metavar="S", help="Optimizees that every optimizer is reported on.")] = None,
+    variants: Annotated[
+        bool, typer.Option("--variants/--no-variants", help="Evaluate on the config's eval.variants, too; the default.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and no table.")] = False,
 ) -> None:
     """Compare a trained optimizer with tuned baselines; written to eval/ inside its run."""
@@ -130,6 +135,7 @@ def evaluate(
         else:
             family = {} if found is None else {"optimizer": found.config.optimizer.model_dump(mode="json")}
             config = configs.override(config, family | changes)
+        config = config if variants else configs.alone(config)
         if found is None and not config.eval.baselines:
             raise typer.BadParameter("nothing to evaluate: no trained optimizer and no baselines")
         from l2lcli import evaluating
@@ -144,16 +150,30 @@ def evaluate(
 def report(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Run directories; default the newest.")] = None,
     out: Annotated[Path, typer.Option(help="Page for a comparison of several runs.")] = Path("compare.html"),
+    save_reference: Annotated[
+        bool, typer.Option("--save-reference", help="Keep each RUN's result, under 1 MB, in runs/reference/<name>/ instead.")
+    ] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw each RUN's PNG figures again instead, and no page.")] = False,
 ) -> None:
     """Draw a run's figures and write its report again; of several runs, write one page that compares them."""
-    from l2lcli import report as pages
-    from l2lcli import rundir
+    from l2lcli import comparison, rundir, tables
+    from l2lcli import report as reports
 
+    if save_reference and figures:
+        raise typer.BadParameter("--save-reference draws the figures itself: no --figures")
     folders = runs or [rundir.newest(ROOT)]
     for folder in folders:
         if not folder.is_dir():
-            raise pages.ReportError(f"{folder}: no such run directory")
-    print(pages.write(folders[0]) if len(folders) == 1 else pages.compare(folders, out))
+            raise tables.ReportError(f"{folder}: no such run directory")
+    for folder in folders if save_reference or figures else ():
+        if save_reference:
+            from l2lcli import reference
+
+            print(reference.save(folder, ROOT / "reference"))
+        else:
+            print(*reports.redraw(folder), sep="\n")
+    if not (save_reference or figures):
+        print(reports.write(folders[0]) if len(folders) == 1 else comparison.write(folders, out))
 
 
 @app.command("list")

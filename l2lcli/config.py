@@ -78,6 +78,11 @@ def variant(config: Config, name: str) -> Config:
     return varied
 
 
+def alone(config: Config) -> Config:
+    """The config without its variants, which no override takes away."""
+    return config.model_copy(update={"eval": config.eval.model_copy(update={"variants": {}})})
+
+
 def dump(config: Config) -> str:
     """Complete YAML text, defaults included, from which `load` makes an equal config."""
     return yaml_emit.emit(_dumped(config))
@@ -164,14 +169,14 @@ def _cross(config: Config) -> Iterator[Finding]:
         yield Finding(("name",), f"{shown(config.name)} is a folder of its own in runs/: choose another name")
     if config.name in config.eval.variants:  # their curves would share a file
         yield Finding(("eval", "variants", config.name), "has the experiment's own name")
-    names = {("train", "meta_optimizer", "name"): config.train.meta_optimizer.name}
+    names = {("train", "meta_optimizer", "name"): (config.train.meta_optimizer.name, None)}
     for i, name in enumerate(config.eval.baselines):
         if name in config.eval.baselines[:i]:
             yield Finding(("eval", "baselines", i), f"{shown(name)} is there twice")
         else:
-            names["eval", "baselines", i] = name
-    for path, name in names.items():
+            names["eval", "baselines", i] = name, config.eval.steps
+    for path, (name, horizon) in names.items():
         try:
-            hand.check(name)  # loads JAX for a name that is not among the common ones
+            hand.check(name, horizon)  # loads JAX for a name that is not among the common ones
         except ValueError as error:
             yield Finding(path, str(error))

@@ -74,7 +74,7 @@ class EvalSpec(Spec):
     tuning_seeds: Seeds = 10
     """Other optimizees, that the baselines' learning rates are tuned on."""
     baselines: list[str] = Field(default=["sgd", "momentum", "nag", "rmsprop", "adam"], max_length=100)
-    """Optax optimizers to compare with."""
+    """Optax optimizers to compare with; adam_cosine and nag_cosine: with a rate that falls to zero at the last step."""
     metrics_every: Positive = 20
     """Steps from one measurement of the test metrics to the next."""
     variants: dict[VariantName, dict[str, JsonValue]] = Field(default={}, max_length=1000)

@@ -81,7 +81,7 @@ def tune(problem: Problem, name: str, keys: Key, steps: int, poll: Callable[[], 
 
     Three rates a decade from 1e-4 to 10; a best value at the grid's edge extends the grid on that side.
     """
-    optimizer = hand(name)
+    optimizer = hand(name, horizon=steps)
 
     @jax.jit
     def run(phis, keys, data):
@@ -117,6 +117,16 @@ def tune(problem: Problem, name: str, keys: Key, steps: int, poll: Callable[[], 
             return {metric: 10.0 ** (exponent / PER_DECADE) for metric, exponent in best.items()}
 
 
+def program(problem: Problem) -> str:
+    """f as a text: an optimizee's start, batches, loss and gradient as they are compiled. Who edits a problem changes it."""
+    optimizer = hand("sgd")
+
+    def one(phi, key, data):
+        return unroll(problem, optimizer, phi, fresh(problem, optimizer, phi, key, data), data, 1)[1]
+
+    return jax.jit(one).lower(optimizer.init(None, None), jax.random.key(0), problem.data["train"]).as_text()
+
+
 def seconds_per_step(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, steps: int) -> float:
     """Wall-clock seconds of one step of one optimizee alone, the gradient included: a jitted scan, median of 5."""
     steps = min(steps, TIMED_STEPS)
@@ -144,6 +154,7 @@ def compare(
     metrics_every: int,
     tell: Callable[[str], None] = lambda line: None,
     poll: Callable[[], None] = lambda: None,
+    remember: Callable[[str, Callable[[], dict[str, float]]], dict[str, float]] = lambda baseline, find: find(),
 ) -> Comparison:
     """Compare a learned optimizer with tuned baselines; the summary is DESIGN.md's object without its "variants".
 
@@ -159,6 +170,8 @@ def compare(
       metrics_every: steps between evaluations on the test split.
       tell: called with what is being done, for a progress line.
       poll: called between dispatches; it may raise, to stop.
+      remember: (baseline, tuning it) -> its learning rates, as `tune` returns them: those of an equal tuning before, or
+        of this one.
     """
     tuning = jax.random.split(namespace(root, "tuning"), tuning_seeds)
     keys = jax.random.split(namespace(root, "evaluation"), seeds)
@@ -182,10 +195,14 @@ def compare(
         entries[label] = entry
 
     for baseline in baselines:
-        tell(f"tuning {baseline}")
-        rates = tune(problem, baseline, tuning, steps, poll)
+
+        def find(baseline: str = baseline) -> dict[str, float]:
+            tell(f"tuning {baseline}")
+            return tune(problem, baseline, tuning, steps, poll)
+
+        rates = remember(baseline, find)
         phis = {metric: {"log_learning_rate": jnp.float32(math.log(rate))} for metric, rate in rates.items()}
-        add(baseline, hand(baseline), phis, rates)
+        add(baseline, hand(baseline, horizon=steps), phis, rates)
     if learned is not None:
         label, family, phi = learned
         tell(f"evaluating {label}")
@@ -209,4 +226,13 @@ def _verdict(problem, label, baselines, entries, found) -> dict[str, Any]:
     if label is not None and best["final"] is not None:
         reached = statistics.first_at_or_below(found[label].losses, entries[best["final"]]["final"])
         entries[label]["steps_to_best_baseline"] = reached
+        verdict["pays"] = _pays(problem, label, entries, found)
     return verdict
+
+
+def _pays(problem, label, entries, found) -> dict[str, Any]:
+    """Where on the clock the learned one is below every baseline at both of its rates, for good."""
+    pace = {name: entries[name.removesuffix("@sum")]["seconds_per_step"] for name in found}
+    theirs = [(found[name].losses, pace[name]) for name in found if name != label]
+    step = statistics.pays_from((found[label].losses, pace[label]), theirs, problem.minibatch)
+    return {"step": step, "seconds": None if step is None else step * pace[label]}

@@ -31,7 +31,7 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
     built = experiment.build(config)
     phi = None if found is None else built.fitted(found)
     with Progress(0) as progress:
-        comparisons = experiment.evaluate(built, phi, progress.say, signals.check)
+        evaluation = experiment.evaluate(built, phi, progress.say, signals.check)
         if found is not None and found.run is not None:
             run, folder = found.run, _new_folder(found.run, config.name)
             run.write_text(f"{folder}config.yaml", dump(config))
@@ -39,7 +39,7 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
             run, folder = rundir.create(EVALUATIONS, config.name, dump(config)), ""
         with run:
             experiment.record_environment(run, built, 1, argv, progress.warn, folder)
-            experiment.write(run, comparisons, folder)
+            experiment.write(run, evaluation, folder)
             if not folder:
                 run.status("done")
     return run.path / folder

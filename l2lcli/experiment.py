@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from l2lcli import backend, leaves, registry, report, trained
-from l2lcli.artefact import RunError
+from l2lcli import backend, leaves, pictures, rates, registry, report, trained
+from l2lcli.artefact import RunError, write_artefact
 from l2lcli.base import Key, LearnedOptimizer, Problem
 from l2lcli.config import Config, ConfigError, variant
-from l2lcli.evaluate import Comparison, Curves, compare
+from l2lcli.evaluate import Comparison, Curves, compare, program
+from l2lcli.inspection import Inspection, inspect
+from l2lcli.optimizers.hand import hand
 from l2lcli.rundir import Run
 from l2lcli.tables import read_json
 from l2lcli.trained import Trained
 from l2lcli.unroll import namespace
+
+BESIDE = ("adam", "sgd")  # whose updates are shown beside the learned ones, where they are among the baselines
 
 
 class Experiment(NamedTuple):
@@ -63,6 +71,18 @@ class Experiment(NamedTuple):
         return varied
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+      comparisons: name -> comparison, first the experiment's own, then each variant's.
+      inspection: what the learned optimizer's updates look like; None where there is none.
+    """
+
+    comparisons: dict[str, Comparison]
+    inspection: Inspection | None
+
+
 def build(config: Config) -> Experiment:
     """Build what a config describes.
 
@@ -96,25 +116,30 @@ def load(name: str | Path | None = None) -> optax.GradientTransformationExtraArg
     return registry.optimizer.build(found.config.optimizer).bind(leaves.nest(found.phi))
 
 
-def evaluate(
-    experiment: Experiment, phi: Any | None, tell: Callable[[str], None], poll: Callable[[], None]
-) -> dict[str, Comparison]:
-    """Compare phi, or nothing where it is None, with the baselines of the config's `eval` section.
+def evaluate(experiment: Experiment, phi: Any | None, tell: Callable[[str], None], poll: Callable[[], None]) -> Evaluation:
+    """Compare phi, or nothing where it is None, with the baselines of the config's `eval` section, and look at its updates.
 
     Args:
       experiment: what to compare on, with the variants of its config.
       phi: parameters of its optimizer.
       tell: called with a line on what is being done.
       poll: called every few seconds.
-
-    Returns:
-      Name to comparison: first the experiment's own, then each variant's.
     """
     config = experiment.config
     found = {config.name: _compare(experiment, phi, tell, poll)}
     for name in config.eval.variants:
         found[name] = _compare(experiment.varied(name, phi), phi, lambda line, name=name: tell(f"{name}: {line}"), poll)
-    return found
+    return Evaluation(found, None if phi is None else _inspect(experiment, phi, found[config.name].summary, tell, poll))
+
+
+def _inspect(experiment: Experiment, phi: Any, summary: dict[str, Any], tell: Callable[[str], None], poll: Callable[[], None]):
+    poll()
+    tell("recording updates")
+    optimizers = {summary["learned"]: (experiment.optimizer, phi)}
+    for name in BESIDE:
+        if rates := summary["optimizers"].get(name, {}).get("phi_final"):
+            optimizers[name] = hand(name), {"log_learning_rate": jnp.float32(math.log(rates["learning_rate"]))}
+    return inspect(experiment.problem, optimizers, namespace(experiment.root, "inspection"), experiment.config.eval.steps)
 
 
 def _compare(experiment: Experiment, phi: Any | None, tell: Callable[[str], None], poll: Callable[[], None]) -> Comparison:
@@ -133,25 +158,60 @@ def _compare(experiment: Experiment, phi: Any | None, tell: Callable[[str], None
         metrics_every=spec.metrics_every,
         tell=tell,
         poll=poll,
+        remember=_remembering(experiment, tell),
     )
     subsets = [label for label in experiment.problem.provenance if "[" in label]
     label = {"label": f"{config.name} ({', '.join(subsets)})"} if subsets else {}
     return found._replace(summary={**found.summary, **label})
 
 
-def write(run: Run, found: dict[str, Comparison], folder: str = "") -> None:
-    """Write comparisons into a run: `curves/<name>.csv`, `metrics/<name>.csv`, summary.json; from these, the report.
+def _remembering(
+    experiment: Experiment, tell: Callable[[str], None]
+) -> Callable[[str, Callable[[], dict[str, float]]], dict[str, float]]:
+    """`compare`'s `remember`: by all that decides which learning rates are found, in the cache folder."""
+    problem, config = experiment.problem, experiment.config
+    if jax.tree.leaves(dict(problem.data)) and not problem.provenance:
+        return lambda baseline, find: find()  # nothing says what its data are
+    identity = {
+        "problem": config.problem.model_dump(mode="json"),
+        "program": hashlib.sha256(program(problem).encode()).hexdigest(),
+        "minibatch": problem.minibatch,
+        "data": dict(problem.provenance),
+        "steps": config.eval.steps,
+        "tuning_seeds": config.eval.tuning_seeds,
+        "seed": config.seed,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")},
+        "backend": [jax.default_backend(), jax.devices()[0].device_kind],
+    }
+
+    def remember(baseline: str, find: Callable[[], dict[str, float]]) -> dict[str, float]:
+        whole = {**identity, "baseline": baseline}
+        found = rates.read(whole)
+        if found is None:
+            found = find()
+            rates.write(whole, found)
+        else:
+            tell(f"{baseline}: learning rates as tuned before, from the cache")
+        return found
+
+    return remember
+
+
+def write(run: Run, evaluation: Evaluation, folder: str = "") -> None:
+    """Write into a run: `curves/<name>.csv`, `metrics/<name>.csv`, inspection.npz, summary.json; from these, the report.
 
     Args:
       run: where to.
-      found: what `evaluate` returned.
+      evaluation: what `evaluate` returned.
       folder: below the run, "eval/digits/", or "" for the run's own evaluation.
     """
-    columns = ["optimizer", "seed", "step"]
+    columns, found = ["optimizer", "seed", "step"], evaluation.comparisons
     for name, comparison in found.items():
         run.write_curves(f"{folder}curves/{name}.csv", [*columns, "loss"], _loss_rows(comparison.curves))
         if any(curves.metrics for curves in comparison.curves.values()):
             run.write_curves(f"{folder}metrics/{name}.csv", [*columns, "metric", "value"], _metric_rows(comparison.curves))
+    if evaluation.inspection is not None:
+        write_artefact(run.path / folder / pictures.FILE, *evaluation.inspection)
     main, *variants = found
     summary = found[main].summary | {"variants": {name: found[name].summary for name in variants}}
     run.write_json(f"{folder}summary.json", summary)

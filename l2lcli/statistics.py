@@ -43,6 +43,32 @@ def first_at_or_below(losses: np.ndarray, level: float) -> int | None:
     return int(below[0]) if len(below) else None
 
 
+def pays_from(ours: tuple[np.ndarray, float], theirs: list[tuple[np.ndarray, float]], minibatch: bool) -> int | None:
+    """First step from which on `ours` is below all of `theirs` at the same second; None if it never stays there.
+
+    Each is (losses [S, T+1], seconds per step). Compared are means over seeds, on minibatches also over the last 5 steps;
+    one that has done its T steps holds its last loss, one that is not finite is no competitor.
+    """
+    losses, pace = ours
+    steps = np.arange(losses.shape[1])
+    best = np.full(len(steps), np.inf)
+    for other, seconds in theirs:
+        level = _level(other, minibatch)
+        at = np.minimum(np.floor(steps * (pace / seconds) + 1e-9), len(level) - 1).astype(int)
+        best = np.minimum(best, np.where(np.isfinite(level[at]), level[at], np.inf))
+    above = np.flatnonzero(~(_level(losses, minibatch) < best))
+    first = int(above[-1]) + 1 if len(above) else 0
+    return first if first < len(steps) else None
+
+
+def _level(losses: np.ndarray, minibatch: bool) -> np.ndarray:
+    """Mean over seeds at each step, [T+1]; on minibatches the mean of the up to 5 last of these."""
+    means = losses.mean(0)
+    if not minibatch:
+        return means
+    return np.array([means[max(0, t + 1 - LAST) : t + 1].mean() for t in range(len(means))])
+
+
 def diverged(losses: np.ndarray) -> int:
     """Seeds with a loss that is not finite. losses: [S, T+1]."""
     return int((~np.isfinite(losses)).any(1).sum())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import lzma
 import re
 import textwrap
 from pathlib import Path
@@ -28,6 +28,7 @@ _PART = {
     **{"problem": (str,), "label": str, "units": str, "learned": str, "steps": (int,), "seeds": (int,)},
     **{"optimizers": ({...: (_OPTIMIZER,)},), "best_baseline": {"final": str, "sum": str}},
     **{"ratio_final": float, "ratio_final_ci": [float], "ratio_sum": float, "ratio_sum_ci": [float]},
+    "pays": {"step": int, "seconds": float},
 }
 _SUMMARY = {**_PART, "variants": {...: (_PART,)}}
 _WORDS = {str: "a text", int: "a whole number", float: "a number"}
@@ -37,32 +38,18 @@ class ReportError(RunError):
     """A fault that the user can act on, in one line: nothing to report on, a damaged file."""
 
 
-def read_curves(path: Path) -> dict[str, np.ndarray]:
-    """Read `curves/<name>.csv`: optimizer -> losses [S, T+1], NaN where missing. Raises ReportError at a damaged line."""
-    rows: dict[str, list[tuple[int, int, float]]] = {}
-    with faults(path), path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        try:
-            for row in reader:
-                entry = (int(row["seed"]), int(row["step"]), float(row["loss"] or "nan"))
-                rows.setdefault(row["optimizer"], []).append(entry)
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise ReportError(f"{path}:{reader.line_num}: damaged: expected columns optimizer, seed, step, loss") from error
-    curves = {}
-    for name, entries in rows.items():
-        seed, step, loss = (np.asarray(column) for column in zip(*entries, strict=True))
-        if step.min() < 0 or step.max() >= len(entries):  # no array is made as large as a damaged number says
-            raise ReportError(f"{path}: damaged: {name!r} has {len(entries)} rows and steps {step.min()} to {step.max()}")
-        seeds, index = np.unique(seed, return_inverse=True)
-        curves[name] = np.full((len(seeds), step.max() + 1), np.nan)
-        curves[name][index, step] = loss
-    return curves
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl` that have a step; none where there is no file. Damaged lines are passed over."""
-    rows = []
-    for line in whole_lines(path):
+    """The rows of `metrics.jsonl`, or of `metrics.jsonl.xz`, that have a step; none where there is neither.
+
+    Damaged lines are passed over.
+    """
+    packed, rows = path.with_name(f"{path.name}.xz"), []
+    try:
+        with faults(packed):
+            lines = lzma.decompress(packed.read_bytes()).split(b"\n") if packed.is_file() else whole_lines(path)
+    except lzma.LZMAError as error:
+        raise ReportError(f"{packed}: damaged: {one_line(error)}") from error
+    for line in lines:
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -168,19 +155,31 @@ def optimizer_rows(summary: dict[str, Any], digits: int = 4, brackets: str = "fi
     return [list(row) for row in zip(*filled, strict=True)]
 
 
-def _ratio(summary: dict[str, Any], metric: str) -> str:
+def ratio(summary: dict[str, Any], metric: str) -> str:
+    """`x [lo, hi] (baseline)` of "final" or "sum"; "-" where nothing was compared."""
     best = (summary.get("best_baseline") or {}).get(metric)
     return f"{interval(summary, f'ratio_{metric}', 3)} ({best})" if best and summary["learned"] else "-"
 
 
+def parts(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> summary, of the experiment itself and of its variants: the rows of the generalisation matrix."""
+    return {summary["problem"]: summary, **(summary.get("variants") or {})}
+
+
 def ratio_rows(parts: dict[str, dict[str, Any]], first: str) -> list[list[str]]:
-    """Header and one row a summary (of a variant, or of a run): ratios to the best baselines and the learned one's own."""
+    """Header and one row a summary (of a variant, or of a run): ratios to the best baselines and the learned one's own.
+
+    Numbers of steps are a column where they differ.
+    """
+    timed = len({part["steps"] for part in parts.values()}) > 1
     rows = [[first, "final: learned / best", "sum: learned / best", "learned: final", "sum", "diverged"]]
     for name, part in parts.items():
         entry = part["optimizers"].get(part["learned"]) or {}
         own = [number(entry[m]) if m in entry else "-" for m in ("final", "sum")]
-        rows.append([name, _ratio(part, "final"), _ratio(part, "sum"), *own, f"{entry.get('diverged') or 0}/{part['seeds']}"])
-    return rows
+        shown = [ratio(part, metric) for metric in ("final", "sum")]
+        rows.append([name, *shown, *own, f"{entry.get('diverged') or 0}/{part['seeds']}"])
+    steps = ["steps", *(f"{part['steps']:,}" for part in parts.values())]
+    return [[row[0], *([count] if timed else []), *row[1:]] for row, count in zip(rows, steps, strict=True)]
 
 
 def aligned(rows: list[list[str]], marked: str | None = None) -> list[str]:
@@ -200,11 +199,28 @@ def table(summary: dict[str, Any]) -> str:
         lines = aligned(optimizer_rows(summary, digits, brackets), learned)
         if max(map(len, lines)) <= WIDTH:
             break
-    ratios = f"{learned} / best baseline: final {_ratio(summary, 'final')}, sum {_ratio(summary, 'sum')}"
+    ratios = f"{learned} / best baseline: final {ratio(summary, 'final')}, sum {ratio(summary, 'sum')}"
     said = f"{ratios}: below 1 means the learned optimizer is better" if learned and best else verdict(summary)
     title = f"{summary.get('label') or summary['problem']}: {summary['steps']} steps, {summary['seeds']} seeds [95 % intervals]"
-    more = ["", *aligned(ratio_rows(variants, "variant"))] if variants else []
+    said = f"{said}. {clock(summary)}" if clock(summary) else said
+    more = ["", *aligned(ratio_rows(parts(summary), "variant"))] if variants else []
     return "\n".join([title, "", *lines, "", *textwrap.wrap(said, WIDTH), *more])
+
+
+def seconds(x: float) -> str:
+    """A time in a unit that suits it."""
+    scale, unit = next(((scale, unit) for scale, unit in ((1, "s"), (1e3, "ms")) if x * scale >= 1), (1e6, "µs"))
+    return f"{number(x * scale, 3)} {unit}"
+
+
+def clock(summary: dict[str, Any]) -> str:
+    """From when on the learned optimizer is the best one by the clock, in words; empty where it was not looked at."""
+    if (pays := summary.get("pays")) is None or not summary.get("learned"):
+        return ""
+    name, others = summary["learned"], f"every tuned baseline (each held where its {summary['steps']:,} steps end)"
+    if pays.get("step") is None or pays.get("seconds") is None:
+        return f"By the clock {name} is never below {others} for good"
+    return f"By the clock {name} is below {others} from {seconds(pays['seconds'])} (step {pays['step']}) on"
 
 
 def verdict(summary: dict[str, Any]) -> str:
@@ -214,9 +230,9 @@ def verdict(summary: dict[str, Any]) -> str:
         named = f"{best.get('final')} for the final loss, {best.get('sum')} for the summed loss"
         return f"No learned optimizer was compared. Best tuned baseline: {named}."
     for metric, what in (("sum", "summed"), ("final", "final")):
-        ratio, against = summary.get(f"ratio_{metric}"), f"the {what} loss of the best tuned baseline ({best.get(metric)})"
-        low, high = (ratio if end is None else end for end in summary.get(f"ratio_{metric}_ci") or (None, None))
-        word = "" if ratio is None else "better" if high < 1 else "worse" if low > 1 else "no clear difference"
+        value, against = summary.get(f"ratio_{metric}"), f"the {what} loss of the best tuned baseline ({best.get(metric)})"
+        low, high = (value if end is None else end for end in summary.get(f"ratio_{metric}_ci") or (None, None))
+        word = "" if value is None else "better" if high < 1 else "worse" if low > 1 else "no clear difference"
         shown = f"reaches {interval(summary, f'ratio_{metric}', 3)} × {against}: {word}"
-        said.append(f"cannot be compared with {against}, since a seed diverged" if ratio is None else shown)
+        said.append(f"cannot be compared with {against}, since a seed diverged" if value is None else shown)
     return f"The learned optimizer ({learned}) {'; it '.join(said)}. Brackets: 95 % interval; below 1 it is better."

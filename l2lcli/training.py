@@ -15,6 +15,7 @@ from l2lcli import backend, leaves, meta_train, registry, sharding, trained
 from l2lcli.artefact import RunError, one_line, write_artefact
 from l2lcli.config import Config
 from l2lcli.endings import Diverged, Signals, Stopped
+from l2lcli.events import Events
 from l2lcli.experiment import Experiment, build, evaluate, record_environment, write
 from l2lcli.meta_train import Chunk, MetaTraining, Outer, Record, meta_training
 from l2lcli.progress import Progress
@@ -45,8 +46,8 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
             signals.check()
             record_environment(run, experiment, devices, argv, progress.warn)
             best = _meta_train(experiment, run, devices, signals, progress)
-            comparisons = evaluate(experiment, jax.tree.map(jnp.asarray, best), progress.say, signals.check)
-        write(run, comparisons)
+            found = evaluate(experiment, jax.tree.map(jnp.asarray, best), progress.say, signals.check)
+        write(run, found)
         run.status("done", **_seconds(run))
     except Stopped as stopped:
         run.status("stopped", reason=str(stopped), **_seconds(run))
@@ -83,22 +84,24 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
     saved = noted = time.monotonic()
     train_data = problem.data["train"]
     chunks = meta_train.run(meta, spec, experiment.root, outer, record, train_data, problem.data.get("validation", train_data))
-    for chunk in () if finished else chunks:
-        run.append(chunk.rows)
-        rows += len(chunk.rows)
-        progress.update(chunk.step, chunk.rows)
-        finished, now = chunk.finished, time.monotonic()
-        stop = signals.received is not None  # looked at once: what stops the run is always saved
-        seconds = {"train_seconds": round(before + now - began, 3)}
-        if finished or stop or now - saved >= spec.checkpoint_seconds:
-            record = _save(experiment, run, chunk, rows)
-            run.status("running", chunk.step, **seconds)
-            saved = noted = time.monotonic()
-        elif now - noted >= STATUS_SECONDS:
-            run.status("running", chunk.step, **seconds)
-            noted = now
-        if stop:
-            signals.check()
+    with Events(run.path, run.rows(), progress.warn) as events:
+        for chunk in () if finished else chunks:
+            run.append(chunk.rows)
+            events.add(chunk.rows)
+            rows += len(chunk.rows)
+            progress.update(chunk.step, chunk.rows)
+            finished, now = chunk.finished, time.monotonic()
+            stop = signals.received is not None  # looked at once: what stops the run is always saved
+            seconds = {"train_seconds": round(before + now - began, 3)}
+            if finished or stop or now - saved >= spec.checkpoint_seconds:
+                record = _save(experiment, run, chunk, rows)
+                run.status("running", chunk.step, **seconds)
+                saved = noted = time.monotonic()
+            elif now - noted >= STATUS_SECONDS:
+                run.status("running", chunk.step, **seconds)
+                noted = now
+            if stop:
+                signals.check()
     if finished == "diverged":
         raise Diverged(
             f"meta-training diverged: {meta.limit} meta-gradients in a row were not finite; the last good parameters are in "

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from l2lcli import curves as curve_files
 from l2lcli import tables
 
 CONFIG = """
@@ -64,6 +65,7 @@ def test_train_leaves_a_complete_run_directory(home):
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert {
         "config.yaml", "env.json", "status.json", "metrics.jsonl", "optimizer.npz", "curves/small.csv", "summary.json",
+        "inspection.npz", "figures/updates.png", "figures/states.png", "figures/step_sizes.png",
         "report.html", "figures/loss_steps.png", "figures/loss_seconds.svg", "figures/meta_training.png",
     } <= files  # fmt: skip
     assert "seed: 1" in (run / "config.yaml").read_text()
@@ -78,7 +80,7 @@ def test_train_leaves_a_complete_run_directory(home):
 
 def test_the_summary_rests_on_the_curves_beside_it(home):
     run = latest(home)
-    summary, curves = json.loads((run / "summary.json").read_text()), tables.read_curves(run / "curves/small.csv")
+    summary, curves = json.loads((run / "summary.json").read_text()), curve_files.read(run / "curves/small.csv")
     assert curves["lstm"].shape == (3, 11)
     ratio = curves["lstm"][:, -1].mean() / curves["sgd"][:, -1].mean()
     assert summary["ratio_final"] == pytest.approx(ratio)
@@ -100,15 +102,23 @@ def test_eval_as_typed_writes_beside_and_prints_json(home):
     assert set(summary["optimizers"]) == {"lstm", "adam", "rmsprop", "sgd"}
     assert summary == json.loads((run / "eval/small/summary.json").read_text())
     assert {"config.yaml", "curves", "env.json", "figures", "report.html"} <= {p.name for p in (run / "eval/small").iterdir()}
-    changes = ["--set", "problem.dimension=5", "--set", "eval.variants={wide: {problem.dimension: 4}}"]
+    changes = ["--set", "problem.dimension=5"]
+    changes += ["--set", "eval.variants={wide: {problem.dimension: 4}, long: {eval.steps: 30}}"]
     out, _ = l2l(home, "eval", run, "--baseline", "sgd", "--steps", "15", "--seeds", "4", *changes)
     assert "small: 15 steps, 4 seeds" in out
     second = run / "eval/small-2"
     assert (second / "report.html").is_file()
-    variant = json.loads((second / "summary.json").read_text())["variants"]["wide"]
-    curves = tables.read_curves(second / "curves/wide.csv")
+    variants = json.loads((second / "summary.json").read_text())["variants"]
+    assert {name: variant["steps"] for name, variant in variants.items()} == {"wide": 15, "long": 30}
+    assert curve_files.read(second / "curves/long.csv")["lstm"].shape == (4, 31)
+    assert {"loss_steps-long.png", "generalisation.png"} <= {path.name for path in (second / "figures").iterdir()}
+    variant = variants["wide"]
+    curves = curve_files.read(second / "curves/wide.csv")
     assert variant["ratio_final"] == pytest.approx(curves["lstm"][:, -1].mean() / curves["sgd"][:, -1].mean())
-    assert f"wide     {tables.interval(variant, 'ratio_final', 3)} (sgd)" in out
+    assert f"wide     15     {tables.interval(variant, 'ratio_final', 3)} (sgd)" in out
+    out, _ = l2l(home, "eval", run, "--no-variants", "--json", "--baseline", "sgd", *changes)
+    assert json.loads(out)["variants"] == {}
+    assert "variants: {}" in (run / "eval/small-3/config.yaml").read_text()
     assert (run / "summary.json").read_bytes() == before
 
 
@@ -208,6 +218,18 @@ def test_a_signal_saves_and_ends_with_its_code(home, tmp_path, number, code):
     assert (status["state"], status["step"]) == ("stopped", max(int(path.name) for path in (run / "checkpoints").iterdir()))
     _, err = l2l(tmp_path, "train", home / "small.yaml", "--resume", code=2)
     assert "train.episodes: 1000000 in the run" in err
+
+
+def test_a_run_is_kept_as_a_reference_result_and_found_by_its_name(home, tmp_path):
+    run = latest(home)
+    out, _ = l2l(tmp_path, "report", run, "--save-reference")
+    assert out == "runs/reference/small\n"
+    before = (tmp_path / "runs/reference/small/figures/loss_steps.png").read_bytes()
+    out, _ = l2l(tmp_path, "report", "runs/reference/small", "--figures")
+    assert "runs/reference/small/figures/loss_steps.png" in out.splitlines()
+    assert (tmp_path / "runs/reference/small/figures/loss_steps.png").read_bytes() == before
+    out, _ = l2l(tmp_path, "eval", "small", "--baseline", "sgd", "--json")
+    assert json.loads(out)["ratio_sum"] == pytest.approx(json.loads((run / "summary.json").read_text())["ratio_sum"])
 
 
 def test_help_loads_neither_jax_nor_pydantic():

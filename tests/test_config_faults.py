@@ -113,6 +113,9 @@ TABLE = {
     "train: {estimator: {window: 7}}": ["a.yaml:1:21: train.estimator.window: 7 does not divide the horizon 100"],
     "train: {horizon: 30, estimator: {window: no}}": ["a.yaml:1:42: no is ambiguous: write true or false, ..."],
     "train: {weights: last}": ["a.yaml:1:9: train.weights: last needs window = horizon, but these are 20 and 100"],
+    "train: {meta_optimizer: {name: nag_cosine}}\neval: {baselines: [nag_cosine]}": [
+        "a.yaml:1:26: train.meta_optimizer.name: nag_cosine needs to know the last step, ...",
+    ],
     "train: {meta_optimizer: {name: adm}}\neval: {baselines: [adam, _adam, lbfgs, adam]}": [
         "a.yaml:1:26: train.meta_optimizer.name: no optimizer named 'adm'; known: sgd, momentum, ...",
         "a.yaml:2:26: eval.baselines.1: no optimizer named '_adam'; known: sgd, momentum, ...",

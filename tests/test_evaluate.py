@@ -66,6 +66,16 @@ def test_a_rate_at_which_a_seed_blows_up_is_never_chosen():
     assert evaluate.tune(parabola(1e12), "sgd", KEYS, 40)["final"] < 2e-12
 
 
+def test_a_cosine_baseline_decays_to_zero_at_the_last_step():
+    """At rate zero the noise of the gradient moves nothing any more, which a constant rate never stops paying for."""
+    found = evaluate.compare(
+        parabola(noise=1.0), "p", None, ["nag", "nag_cosine"], jax.random.key(1),
+        steps=60, seeds=50, tuning_seeds=20, metrics_every=1,
+    )  # fmt: skip
+    moved = {name: np.abs(np.diff(c.metrics["distance"])).mean(0) for name, c in found.curves.items()}
+    assert moved["nag_cosine"][-1] < 0.02 * moved["nag_cosine"][:5].mean()
+
+
 def test_comparison_is_paired_and_complete():
     learned = ("half", hand("sgd"), rate_phi(0.5))
     found = evaluate.compare(
@@ -86,6 +96,7 @@ def test_comparison_is_paired_and_complete():
     assert summary["best_baseline"] == {"final": "sgd", "sum": "sgd"}
     ours, best = summary["optimizers"]["half"], summary["optimizers"]["sgd"]
     assert summary["ratio_sum"] == pytest.approx(ours["sum"] / best["sum"])
+    assert set(summary["pays"]) == {"step", "seconds"} and summary["pays"]["step"] is None  # sgd at rate 1 is at zero at once
     # Every seed's sum is in the same proportion to its start, so a paired interval has no width at all.
     np.testing.assert_allclose(summary["ratio_sum_ci"], summary["ratio_sum"], rtol=1e-4)
     assert ours["sum_ci"][1] > 1.05 * ours["sum_ci"][0]
@@ -117,6 +128,22 @@ def test_final_is_the_last_step_or_the_mean_of_the_last_five():
     assert statistics.total(losses).tolist() == [sum(range(9)), sum(range(10, 19))]
     assert statistics.first_at_or_below(losses[:, ::-1], 6.0) == 8
     assert statistics.first_at_or_below(losses, -1.0) is None
+
+
+def test_paying_is_staying_below_everyone_by_the_clock():
+    """A loss of 1/(1 + t) at twice the time a step against one that stands at .3, and one that is faster but lost."""
+    t = np.arange(11)
+    ours, flat = np.tile(1 / (1 + t), (2, 1)), np.full((2, 11), 0.3)
+    assert statistics.pays_from((ours, 2.0), [(flat, 1.0), (np.full((2, 11), np.nan), 1.0)], False) == 3  # 1/4 < .3
+    assert statistics.pays_from((ours, 2.0), [(ours, 1.0)], False) is None  # it holds 1/11, which we only reach at the end
+    assert statistics.pays_from((ours, 2.0), [(ours * 1.5, 1.0)], False) == 7  # 1/8 < 1.5/11, and 1/7 is not
+    assert statistics.pays_from((ours, 1.0), [(1.5 * ours, 1.0)], False) == 0
+    assert statistics.pays_from((ours, 1.0), [(1.5 * ours, 4.0)], False) == 0
+    late = np.where(t == 8, 1.0, ours)  # above for one step
+    assert statistics.pays_from((late, 2.0), [(flat, 1.0)], False) == 9
+    # On minibatches the mean of five steps: (1/6 + 1/7 + 1/8 + 1 + 1/10) / 5 = .307 at step 9, .292 at step 10.
+    assert statistics.pays_from((late, 2.0), [(flat, 1.0)], True) == 10
+    assert statistics.pays_from((np.where(t == 3, np.nan, ours), 2.0), [(flat, 1.0)], False) == 4
 
 
 def test_bootstrap_interval_agrees_with_the_normal_one():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from support import evaluation, finished
 
-from l2lcli import figures, report, tables
+from l2lcli import curves as curve_files
+from l2lcli import drawing, figures, lines, report, tables
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def folder(tmp_path_factory):
 def test_band_is_the_median_and_quartiles_of_the_csv(folder):
     with (folder / "curves" / "digits.csv").open() as file:
         rows = list(csv.DictReader(file))
-    low, middle, high = figures.band(tables.read_curves(folder / "curves" / "digits.csv")["adam"])
+    low, middle, high = lines.band(curve_files.read(folder / "curves" / "digits.csv")["adam"])
     for step in (0, 17, 100):
         losses = [float(r["loss"]) for r in rows if r["optimizer"] == "adam" and r["step"] == str(step)]
         assert len(losses) == 20
@@ -30,21 +31,26 @@ def test_band_is_the_median_and_quartiles_of_the_csv(folder):
 
 
 def test_figures_plot_what_band_computes(folder):
-    summary, curves = tables.read_summary(folder), tables.read_curves(folder / "curves" / "digits.csv")
+    summary, curves = tables.read_summary(folder), curve_files.read(folder / "curves" / "digits.csv")
     drawn = figures.loss_figure("x", "digits", summary, curves).draw().axes[0]
     plotted = {line.get_color(): line.get_ydata() for line in drawn.lines if line.get_linestyle() == "-"}
-    for name, colour in (("lstm", figures.LEARNED), ("adam", figures.NAMED["adam"])):
+    for name, colour in (("lstm", drawing.LEARNED), ("adam", drawing.NAMED["adam"])):
         np.testing.assert_array_equal(plotted[colour], np.median(curves[name], axis=0))
     assert {text.get_text() for text in drawn.texts} == set(summary["optimizers"])
     slow = figures.loss_figure("x", "digits", summary, curves, seconds=True).draw().axes[0]
-    lstm = next(line for line in slow.lines if line.get_color() == figures.LEARNED)
+    lstm = next(line for line in slow.lines if line.get_color() == drawing.LEARNED)
     assert lstm.get_xdata()[-1] == pytest.approx(100 * 0.21)  # milliseconds
     assert slow.get_xlabel() == "wall-clock time (ms)"
+    paying = figures.loss_figure("x", "digits", summary | {"pays": {"step": 40, "seconds": 0.0084}}, curves, seconds=True)
+    drawn = paying.draw().axes[0]
+    assert [line.get_xdata() for line in drawn.lines if line.get_linestyle() == ":"] == [[8.4, 8.4]]
+    assert "pays from step 40" in {text.get_text() for text in drawn.texts}
+    assert "from 8.40 ms (step 40) on" in paying.caption
 
 
 def test_a_diverged_seed_counts_as_the_worst():
     losses = np.array([[1.0, 1, 1], [2, np.nan, np.inf], [3, 3, np.nan], [4, 4, 4], [5, 5, np.inf]])
-    low, middle, high = figures.band(losses)
+    low, middle, high = lines.band(losses)
     np.testing.assert_array_equal(middle, [3, 4, np.nan])
     np.testing.assert_array_equal(low, [2, 3, 4])
     np.testing.assert_array_equal(high, [4, 5, np.nan])
@@ -52,36 +58,44 @@ def test_a_diverged_seed_counts_as_the_worst():
 
 @pytest.mark.parametrize(("wanted", "gap"), [([0.5, 0.5, 0.5], 0.1), ([0.9, 0.1, 0.12, 0.5], 0.05), ([0.3], 0.1)])
 def test_labels_are_spread_and_keep_their_order_and_their_centre(wanted, gap):
-    places = figures.spread(wanted, gap)
+    places = lines.spread(wanted, gap)
     assert np.argsort(places, kind="stable").tolist() == np.argsort(wanted, kind="stable").tolist()
     assert np.diff(np.sort(places)).min(initial=1) >= gap - 1e-12
     assert np.mean(places) == pytest.approx(np.mean(wanted))
 
 
 def test_svg_is_the_same_every_time(folder):
-    curves = tables.read_curves(folder / "curves" / "digits.csv")
-    again = figures.save(figures.loss_figure("loss_steps", "digits", tables.read_summary(folder), curves))
-    assert again == figures.save(figures.loss_figure("loss_steps", "digits", tables.read_summary(folder), curves), folder)
+    curves = curve_files.read(folder / "curves" / "digits.csv")
+    again = drawing.save(figures.loss_figure("loss_steps", "digits", tables.read_summary(folder), curves))
+    assert again == drawing.save(figures.loss_figure("loss_steps", "digits", tables.read_summary(folder), curves), folder)
     assert again == (folder / "loss_steps.svg").read_text()
     assert "dc:date" not in again
 
 
 def test_figures_names_what_it_wrote(tmp_path):
-    finished(tmp_path, variants=(), seeds=2, steps=4)
-    stems = ("meta_training", "loss_steps", "loss_seconds")
-    assert report.figures(tmp_path) == [tmp_path / "figures" / f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
+    finished(tmp_path, variants=("relu",), seeds=2, steps=4)
+    stems = ("meta_training", "loss_steps", "loss_seconds", "generalisation")
+    assert report.figures(tmp_path) == [tmp_path / "figures" / f"{stem}.png" for stem in stems]
+    (tmp_path / "figures/loss_seconds.png").unlink()
+    (tmp_path / "figures/loss_steps.png").write_bytes(b"")
+    kept = [tmp_path / "figures" / f"{stem}.png" for stem in ("generalisation", "loss_steps", "meta_training")]
+    assert report.redraw(tmp_path) == kept == sorted((tmp_path / "figures").iterdir())
+    assert kept[1].stat().st_size > 5000
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(tables.ReportError, match="no data to draw meta_training from"):
+        report.redraw(tmp_path)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("case", ["diverged", "zeros", "all lost", "negative"])
 def test_strange_losses_are_drawn(tmp_path, case):
     summary = evaluation(tmp_path, "quadratic", steps=10, seeds=4)
-    curves = tables.read_curves(tmp_path / "curves" / "quadratic.csv")
+    curves = curve_files.read(tmp_path / "curves" / "quadratic.csv")
     curves["adam"][2, 4:] = {"diverged": np.inf, "zeros": 0, "all lost": np.nan, "negative": -1}[case]
     if case == "all lost":
         curves = {name: np.full_like(losses, np.nan) for name, losses in curves.items()}
     figure = figures.loss_figure("x", "quadratic", summary, curves)
-    svg = figures.save(figure, tmp_path)
+    svg = drawing.save(figure, tmp_path)
     assert ("adam (diverged 1/4)" in svg) == (case == "diverged")
     assert ("(diverged 4/4" in svg) == (case == "all lost")
     assert (tmp_path / "x.png").stat().st_size > 5000

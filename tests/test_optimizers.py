@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from l2lcli import registry
-from l2lcli.optimizers.hand import COMMON, check, hand
+from l2lcli.optimizers.hand import COMMON, COSINE, check, hand
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 from l2lcli.optimizers.preprocess import Clamp, DeepmindLogSign, Identity, LogSign, features, preprocess
 
@@ -86,6 +86,18 @@ def test_hand_made_optimizers_are_optax_with_the_papers_constants(name):
         update, state = expected.update(grad, state, theta)
         theta = optax.apply_updates(theta, update)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), update, found)
+
+
+@pytest.mark.parametrize("name", COSINE)
+def test_cosine_families_are_their_base_with_a_rate_that_falls_to_zero(name):
+    phi, base = {"log_learning_rate": jnp.log(0.02)}, COSINE[name]
+    constant, falling = (updates(f, phi, gradients(7)) for f in (hand(base), hand(name, horizon=6)))
+    for t, (plain, found) in enumerate(zip(constant, falling, strict=True)):
+        share = (1 + np.cos(np.pi * t / 6)) / 2  # on given gradients both optimizers' updates are the rate times the same
+        jax.tree.map(lambda a, b, share=share: np.testing.assert_allclose(share * a, b, rtol=1e-5, atol=1e-9), plain, found)
+    for missing in (check, hand):
+        with pytest.raises(ValueError, match=f"{name} needs to know the last step"):
+            missing(name)
 
 
 @pytest.mark.parametrize("name", ["lion", "muon", "prodigy", "adamw", "adabelief"])

@@ -8,7 +8,7 @@ import sys
 import pytest
 from support import Page, evaluation, finished
 
-from l2lcli import report, tables
+from l2lcli import comparison, report, tables
 from l2lcli.artefact import RunError
 
 
@@ -39,7 +39,7 @@ def test_report_is_one_page_that_needs_no_other(folder):
     ):
         assert part in page.text, part
     names = {p.name for p in (folder / "figures").iterdir()}
-    stems = ("loss_steps", "loss_seconds", "meta_training", "loss_steps-relu")
+    stems = ("loss_steps", "loss_seconds", "meta_training", "loss_steps-relu", "generalisation")
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
 
 
@@ -77,26 +77,13 @@ def test_a_run_without_evaluation_says_so(tmp_path):
 def test_nothing_to_report_on_and_damaged_curves(tmp_path):
     with pytest.raises(tables.ReportError, match="nothing to report on"):
         report.write(tmp_path)
-    with pytest.raises(tables.ReportError, match="nothing to draw"):
-        report.figures(tmp_path)
     with pytest.raises(tables.ReportError, match="nothing to compare"):
-        report.compare([tmp_path], tmp_path / "out.html")
+        comparison.write([tmp_path], tmp_path / "out.html")
     finished(tmp_path, seeds=1, steps=3)
     with (tmp_path / "curves" / "digits.csv").open("a") as file:
         file.write("adam,0,x,1.0\n")
     with pytest.raises(tables.ReportError, match=r"digits.csv:\d+: damaged"):
         report.write(tmp_path)
-
-
-def test_compare(tmp_path, folder):
-    folders = [folder, tmp_path / "a" / "eval" / "x", tmp_path / "b" / "eval" / "x", tmp_path / "unfinished"]
-    for i, path in enumerate(folders[1:3]):
-        finished(path, variants=(), draw=i + 5)
-    folders[3].mkdir()
-    page = Page(report.compare(folders, tmp_path / "out" / "compare.html").read_text())
-    page.check()
-    for part in ("a/eval/x", "b/eval/x", "unfinished has not been evaluated", "digits, the learned optimizers"):
-        assert part in page.text, part
 
 
 def test_jax_is_never_imported(tmp_path):
@@ -121,7 +108,7 @@ def test_what_the_disk_refuses_is_one_line(tmp_path):
         report.write(tmp_path)
     (tmp_path / "x").write_text("")
     with pytest.raises(RunError, match=r"/x: (File exists|Not a directory)$"):
-        report.compare([tmp_path], tmp_path / "x" / "out.html")
+        comparison.write([tmp_path], tmp_path / "x" / "out.html")
     (tmp_path / "config.yaml").write_bytes(b"\xff")
     with pytest.raises(RunError, match=r"config.yaml: damaged: not UTF-8$"):
         report.write(tmp_path)

@@ -9,6 +9,7 @@ import re
 import pytest
 from support import finished
 
+from l2lcli import curves as curve_files
 from l2lcli import report, tables
 
 
@@ -70,6 +71,15 @@ def test_verdict_is_honest():
     assert "(nag): no clear difference" in said
     assert "a seed diverged" in tables.verdict(base | worse | {"ratio_sum": None, "ratio_sum_ci": None})
     assert "Best tuned baseline: nag" in tables.verdict(base | {"learned": None})
+
+
+def test_the_clock_in_words():
+    summary = {"learned": "lstm", "steps": 1000, "pays": {"step": 40, "seconds": 0.0123}}
+    others = "every tuned baseline (each held where its 1,000 steps end)"
+    assert tables.clock(summary) == f"By the clock lstm is below {others} from 12.3 ms (step 40) on"
+    assert "never below" in tables.clock(summary | {"pays": {"step": None, "seconds": None}})
+    assert tables.clock({"learned": "lstm"}) == "" == tables.clock(summary | {"learned": None})
+    assert [tables.seconds(x) for x in (2, 0.5, 3e-5)] == ["2.00 s", "500 ms", "30.0 µs"]
 
 
 @pytest.mark.parametrize(
@@ -135,4 +145,4 @@ def test_damaged_curves_are_one_line_and_no_giant_array(tmp_path, line):
     path = tmp_path / "digits.csv"
     path.write_text(f"optimizer,seed,step,loss\nadam,0,0,1.0\n{line}\n")
     with pytest.raises(tables.ReportError, match=r"^[^\n]+digits.csv:(\d+:)? damaged: [^\n]+$"):
-        tables.read_curves(path)
+        curve_files.read(path)

@@ -29,27 +29,35 @@ COMMON: dict[str, tuple[str, dict[str, Any]]] = {
     "adagrad": ("adagrad", {}),
     "adadelta": ("adadelta", {}),
 }
+# The same with a rate that falls to zero along a half cosine (Loshchilov and Hutter 2017, without restarts), as
+# practitioners use them: only where the number of steps is known.
+COSINE = {"adam_cosine": "adam", "nag_cosine": "nag"}
 
 
-def check(name: str) -> None:
+def check(name: str, horizon: int | None = None) -> None:
     """Raise ValueError, with the reason in one line, unless `name` is an optimizer that `hand` can build."""
-    if name not in COMMON:
+    if name in COSINE and horizon is None:
+        raise ValueError(f"{name} needs to know the last step, where its learning rate is zero; only a baseline does")
+    if name not in COMMON and name not in COSINE:
         _constructor(name)
 
 
-def hand(name: str, learning_rate: float = 1e-3) -> LearnedOptimizer:
+def hand(name: str, learning_rate: float = 1e-3, horizon: int | None = None) -> LearnedOptimizer:
     """The family of one hand-made optimizer; phi = {"log_learning_rate": ()}.
 
     Args:
-      name: one of COMMON, or a constructor of `optax` or `optax.contrib`.
+      name: one of COMMON or COSINE, or a constructor of `optax` or `optax.contrib`.
       learning_rate: where phi starts.
+      horizon: T, the step at which the rate of those in COSINE is zero; the others do not read it.
 
-    Raises ValueError for a name that is none, or for one that needs more than a learning rate.
+    Raises ValueError for a name that is none, for one that needs more than a learning rate, or for a missing horizon.
     """
     import jax.numpy as jnp
     import optax
 
-    constructor = _constructor(name)
+    check(name, horizon)
+    constructor = _constructor(COSINE.get(name, name))
+    scheduled = functools.partial(optax.cosine_decay_schedule, decay_steps=horizon) if name in COSINE else lambda rate: rate
 
     def init(key, theta):
         del key, theta
@@ -57,9 +65,9 @@ def hand(name: str, learning_rate: float = 1e-3) -> LearnedOptimizer:
 
     def bind(phi):
         # In the precision of phi: a float64 phi gives a float64 rate.
-        return optax.with_extra_args_support(constructor(jnp.exp(phi["log_learning_rate"])))
+        return optax.with_extra_args_support(constructor(scheduled(jnp.exp(phi["log_learning_rate"]))))
 
-    return LearnedOptimizer(init, bind, replayable=name in COMMON)  # these are elementwise, every one
+    return LearnedOptimizer(init, bind, replayable=name in COMMON or name in COSINE)  # these are elementwise, every one
 
 
 @functools.cache
@@ -75,7 +83,9 @@ def _constructor(name: str) -> Callable[[Any], Any]:
     # contrib first: Optax itself still has some of its names, deprecated.
     candidate = getattr(optax.contrib, name, None) or getattr(optax, name, None)
     if not inspect.isfunction(candidate) or name.startswith("_"):
-        raise ValueError(f"no optimizer named {name!r}; known: {', '.join(COMMON)}, and those of optax and optax.contrib")
+        raise ValueError(
+            f"no optimizer named {name!r}; known: {', '.join([*COMMON, *COSINE])}, and those of optax and optax.contrib"
+        )
     parameters = inspect.signature(candidate).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     more = ", ".join(n for n in needed if n != "learning_rate")

@@ -1,0 +1,93 @@
+"""Reference results: what of a run is committed to the repository, small, and without a trace of the machine's folders."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from l2lcli import config as configs
+from l2lcli import curves, pictures, report, tables
+from l2lcli.artefact import RunError, faults, plain, read_artefact, replacing, strict_json, write_artefact
+from l2lcli.config import Config
+
+LARGEST = 1_000_000  # bytes of one reference result
+POINTS = 101  # steps kept of the experiment's own curves
+VARIANT_POINTS = 51  # and of each variant's
+OPTIMIZER = "optimizer.npz"
+
+
+def save(folder: Path, root: Path) -> Path:
+    """Keep a run, or an evaluation inside one, as a reference result; the new folder.
+
+    The first run of an experiment becomes `<root>/<name>/`; those of other seeds `<root>/<name>/seed-<seed>/` beside it, and
+    one of the same seed takes the old one's place. In it: config.yaml, env.json without the command line, summary.json,
+    optimizer.npz, inspection.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`) and figures/*.png
+    drawn from these; `data.raw_dir` is null in all of them.
+
+    Raises RunError where the run has not been evaluated, where it would take more than LARGEST bytes, or where an evaluation
+    would take the place of a trained optimizer; ConfigError where its config is none.
+    """
+    folder = Path(folder)
+    summary = tables.read_summary(folder)
+    if summary is None:
+        raise RunError(f"{folder}: has not been evaluated, so there is no result to keep (no summary.json)")
+    config = configs.override(configs.load(folder / "config.yaml"), {"data.raw_dir": None})
+    place = _place(root, config)
+    if (place / OPTIMIZER).is_file() and not (folder / OPTIMIZER).is_file():
+        raise RunError(f"{folder}: holds no optimizer, and {place} does: give the evaluation another name (--set name=…)")
+    with tempfile.TemporaryDirectory() as temporary, faults(place):
+        new = Path(temporary) / "reference"
+        _fill(new, folder, config, summary)
+        sizes = {path.relative_to(new).as_posix(): path.stat().st_size for path in new.rglob("*") if path.is_file()}
+        if (whole := sum(sizes.values())) > LARGEST:
+            parts = ", ".join(f"{name} {sizes[name]:,}" for name in sorted(sizes, key=lambda name: -sizes[name])[:4])
+            raise RunError(f"{folder}: {whole:,} bytes as a reference result, more than {LARGEST:,}: {parts}, …")
+        for part in ("curves", "figures"):
+            shutil.rmtree(place / part, ignore_errors=True)
+        for name in sizes:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(new / name, place / name)
+    return place
+
+
+def _place(root: Path, config: Config) -> Path:
+    held = tables.read_text(root / config.name / "config.yaml")
+    other = held is not None and yaml.safe_load(held).get("seed") != config.seed
+    return root / config.name / f"seed-{config.seed}" if other else root / config.name
+
+
+def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> None:
+    (new / "curves").mkdir(parents=True)
+
+    def put(name: str, content: bytes) -> None:
+        with replacing(new / name) as file:
+            file.write(content)
+
+    put("config.yaml", configs.dump(config).encode())
+    put("summary.json", (folder / "summary.json").read_bytes())
+    if env := tables.read_json(folder / "env.json"):
+        put("env.json", strict_json({key: value for key, value in env.items() if key != "argv"}))
+    if rows := tables.read_metrics(folder / "metrics.jsonl"):
+        put("metrics.jsonl.xz", lzma.compress(b"".join(map(_row, rows)), preset=9))
+    if (folder / pictures.FILE).is_file():
+        put(pictures.FILE, (folder / pictures.FILE).read_bytes())
+    if (folder / OPTIMIZER).is_file():
+        phi, meta = read_artefact(folder / OPTIMIZER)
+        trained = meta.get("config") or {}
+        write_artefact(new / OPTIMIZER, phi, {**meta, "config": {**trained, "data": {"raw_dir": None}}})
+    for name in tables.parts(summary):
+        if found := curves.of(folder, name):
+            points = POINTS if name == summary["problem"] else VARIANT_POINTS
+            put(f"curves/{name}.csv.xz", curves.packed(found, points))
+    report.figures(new)
+
+
+def _row(row: dict[str, Any]) -> bytes:
+    rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in plain(row).items()}
+    return f"{json.dumps(rounded, ensure_ascii=False)}\n".encode()
