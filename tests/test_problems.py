@@ -8,7 +8,10 @@ import pytest
 
 from l2lcli import registry
 
-SMALL = {"classification": {"batch_size": 32}}  # what makes a problem's defaults quick to test
+SMALL = {  # what makes a problem's defaults quick to test, without a download
+    "classification": {"batch_size": 32},
+    "conv_classification": {"dataset": "digits", "channels": [4], "kernel": 3, "hidden": [], "batch_size": 32},
+}
 
 
 @pytest.fixture(scope="module", params=sorted(registry.problem.specs()))
@@ -19,27 +22,33 @@ def problem(request):
 
 def value_and_grad(problem, key, data):
     """f and its gradient at theta_0, at one draw of everything."""
-    start, step = jax.random.split(key)
-    theta, task = problem.init(start, data)
-    return jax.value_and_grad(problem.loss)(theta, problem.batch(step, task, data))
+
+    @jax.jit  # op by op there would be more to compile
+    def both(key, data):
+        start, step = jax.random.split(key)
+        theta, task = problem.init(start, data)
+        return jax.value_and_grad(problem.loss)(theta, problem.batch(step, task, data))
+
+    return both(key, data)
 
 
 def test_loss_is_a_finite_scalar_and_its_gradient_is_like_theta(problem):
     data = problem.data["train"]
     value, grad = value_and_grad(problem, jax.random.key(0), data)
-    theta, _ = problem.init(jax.random.key(0), data)
+    theta, _ = jax.eval_shape(problem.init, jax.random.key(0), data)
     assert value.shape == () and value.dtype == jnp.float32 and np.isfinite(value)
     assert jax.tree.structure(grad) == jax.tree.structure(theta)
     for g, x in zip(jax.tree.leaves(grad), jax.tree.leaves(theta), strict=True):
         assert g.shape == x.shape and np.isfinite(g).all() and np.abs(g).max() > 0
 
 
-def test_vmap_equals_a_loop(problem):
+def test_vmap_equals_a_loop(problem, request):
     data, keys = problem.data["train"], jax.random.split(jax.random.key(1), 3)
-    together = jax.vmap(lambda key: value_and_grad(problem, key, data)[0])(keys)
-    alone = [value_and_grad(problem, key, data)[0] for key in keys]
+    one = jax.jit(lambda key: value_and_grad(problem, key, data)[0])
+    together, alone = jax.vmap(one)(keys), [one(key) for key in keys]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
-    assert len(set(np.asarray(together).tolist())) == 3
+    alike = request.node.callspec.params["problem"].startswith("simple")  # nothing about these is random
+    assert len(set(np.asarray(together).tolist())) == (1 if alike else 3)
 
 
 def test_the_same_key_gives_the_same_bits(problem):
@@ -88,6 +97,28 @@ def test_quadratic_draws_what_its_config_says(distribution, mean, deviation):
     theta, (w, _) = registry.problem.build(spec, None).init(jax.random.key(6), ())
     np.testing.assert_allclose([w.mean(), w.std()], [mean, deviation], atol=0.02)
     assert 2.0 < theta["theta"].std() < 4.0
+
+
+def test_several_quadratics_are_the_mean_of_each():
+    spec = registry.problem.specs()["quadratic"](dimension=3, distribution="uniform", start_scale=0.01, instances=5)
+    problem = registry.problem.build(spec, None)
+    theta, (w, y) = problem.init(jax.random.key(5), ())
+    x = np.asarray(theta["theta"])
+    assert (x.shape, w.shape, y.shape) == ((5, 3), (5, 3, 3), (5, 3))
+    alone = [((w[i] @ x[i] - y[i]) ** 2).sum() for i in range(5)]
+    value, grad = jax.value_and_grad(problem.loss)(theta, (w, y))
+    np.testing.assert_allclose(value, np.mean(alone), rtol=1e-5)
+    np.testing.assert_allclose(grad["theta"][2], 2 * w[2].T @ (w[2] @ x[2] - y[2]) / 5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "names"), [("simple", ["x"]), ("simple_multi", ["x_0", "x_1"])])
+def test_simple_is_a_sum_of_squares_from_ones(kind, names):
+    problem = registry.problem.build(registry.problem.specs()[kind](), None)
+    theta, task = problem.init(jax.random.key(0), ())
+    assert sorted(theta) == names and all(x.shape == () and x == 1 for x in theta.values())
+    for _ in range(3):  # gradient descent of rate 1/4 halves every x
+        theta = jax.tree.map(lambda x, g: x - g / 4, theta, jax.grad(problem.loss)(theta, task))
+    np.testing.assert_allclose(problem.loss(theta, task), len(names) / 64, rtol=1e-6)
 
 
 def test_polynomial_is_solved_by_least_squares():
