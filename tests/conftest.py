@@ -7,6 +7,7 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # the tests compile more than they compute
 
 import pytest
+from support import empty_cache, little_mnist
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,3 +22,15 @@ def cache(tmp_path_factory):
         del os.environ["L2L_CACHE"]
     else:
         os.environ["L2L_CACHE"] = before
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A cache folder of the test's own, empty."""
+    return empty_cache(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def tiny(home, tmp_path, monkeypatch):
+    """A little MNIST in a folder of raw files: (arrays, file contents, folder)."""
+    return little_mnist(tmp_path, monkeypatch)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import empty_cache, message, same
+from support import message, same
 
 from l2lcli.data import loader, source
 from l2lcli.data.loader import load
@@ -19,9 +19,7 @@ ARCHIVE = "cifar-10-binary.tar.gz"
 SIZES = {**{f"data_batch_{i}.bin": n for i, n in enumerate((3, 2, 0, 0, 4), 1)}, "test_batch.bin": 2}
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    return empty_cache(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def members():

@@ -10,21 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import empty_cache, little_mnist, message, same
+from support import message, same
 
 import l2lcli.data
 from l2lcli.data import cache, loader, source
 from l2lcli.data.loader import load
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    return empty_cache(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    return little_mnist(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("home")
 
 
 RAW = os.environ.get("L2L_RAW_DIR")

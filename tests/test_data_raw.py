@@ -9,20 +9,12 @@ import time
 
 import numpy as np
 import pytest
-from support import NAMES, empty_cache, idx, little_mnist, message, publish, same
+from support import NAMES, idx, message, publish, same
 
 from l2lcli.data import raw
 from l2lcli.data.loader import load
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    return empty_cache(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    return little_mnist(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def test_raw_files_come_from_the_environment_and_from_the_cache(tiny, home, monkeypatch):
