@@ -22,7 +22,7 @@ STYLE = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), PAPER),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     **{"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.titleweight": "bold", "legend.fontsize": 8},
-    **{"axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6, "svg.fonttype": "none", "savefig.bbox": "tight"},
+    **{"axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6, "svg.fonttype": "none"},
 }
 
 
@@ -60,11 +60,16 @@ def save(figure: Figure, directory: Path | None = None, kinds: tuple[str, ...] =
 
     made: dict[str, bytes] = {}
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": figure.name}):
+        drawn = figure.draw()
+        drawn.set_dpi(150)
+        # Laid out once for all kinds: matplotlib would do so twice for each, and a little differently every time.
+        drawn.draw_without_rendering()
+        drawn.set_layout_engine("none")
+        box = drawn.get_tightbbox().padded(0.1)
         for kind in kinds if directory else ("svg",):
             content = io.BytesIO()
-            options = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 150}
-            # Anew for each kind: a second rendering of the same one is laid out a little differently.
-            figure.draw().savefig(content, format=kind, **options)
+            options = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": "figure"}
+            drawn.savefig(content, format=kind, bbox_inches=box, **options)
             made[kind] = content.getvalue() if kind == "svg" else _fewer_colours(content)
     if directory:
         with faults(directory):
