@@ -37,7 +37,8 @@ lint: .venv/installed  ## Check style and format
 	.venv/bin/ruff format --check .
 
 figures: .venv/installed  ## Draw the figures that README.md shows again, from runs/reference
-	$(L2L) report --figures $$(grep -o 'runs/reference/[^)]*/figures/' README.md | sed 's|/figures/||' | sort -u)
+	$(L2L) report --figures $$(grep -o 'runs/reference/[^)]*/figures/' README.md | sed 's|/figures/||' | grep -v /bench | sort -u)
+	$(L2L) bench --scaling --draw --append runs/reference/bench/scaling.jsonl
 
 bench: .venv/installed  ## Time a meta-gradient beside plain JAX, plain PyTorch (if installed) and the machine's limits
 	$(L2L) bench

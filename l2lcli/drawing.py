@@ -63,9 +63,12 @@ def save(figure: Figure, directory: Path | None = None, kinds: tuple[str, ...] =
         drawn = figure.draw()
         drawn.set_dpi(150)
         # Laid out once for all kinds: matplotlib would do so twice for each, and a little differently every time.
-        drawn.draw_without_rendering()
-        box = None if drawn.get_layout_engine() else drawn.get_tightbbox().padded(0.1)
-        drawn.set_layout_engine("none")
+        box = None
+        if drawn.get_layout_engine() is None:
+            box = drawn.get_tightbbox().padded(0.1)
+        else:
+            drawn.draw_without_rendering()
+            drawn.set_layout_engine("none")
         for kind in kinds if directory else ("svg",):
             content = io.BytesIO()
             options = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": "figure"}

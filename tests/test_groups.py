@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_cli import l2l
 from test_replay import as_dtype, relative
 
 import l2lcli
@@ -265,18 +264,10 @@ def test_another_architecture_is_one_where_the_same_globs_match(tmp_path):
     here, there = (experiment.build(config.load(tmp_path / "c.yaml", changes)) for changes in ([], wide))
     phi = here.phi()
     assert misfit(to_host(phi), there.phi()) is None
+    write_artefact(tmp_path / "optimizer.npz", to_host(phi), {"config": here.config.model_dump(mode="json")})
+    assert there.fitted(trained.read(tmp_path / "optimizer.npz"))["z"] == {}  # what is not learned is in no file
     assert jax.tree.structure(here.varied("deep", phi).phi()) == jax.tree.structure(phi)
     with pytest.raises(config.ConfigError, match=r"^eval.variants.flat: optimizer: group 'a' matches no parameter"):
         there.varied("flat", phi)
     with pytest.raises(RunError, match=r"^eval.variants.deep: the optimizer's parameters do not fit it: b is not needed$"):
         here.varied("deep", {**phi, "b": jnp.ones(1)})
-
-
-def test_train_from_the_command_line(tmp_path):
-    (tmp_path / "c.yaml").write_text(CONFIG + TINY)
-    out, _ = l2l(tmp_path, "train", "c.yaml", "--run-dir", "run", "--set", "eval.variants={}")
-    assert "> groups" in out
-    with np.load(tmp_path / "run/optimizer.npz") as stored:
-        assert {name.split("/")[0] for name in stored} == {"a", "__meta__"}
-    built = experiment.build(config.load(tmp_path / "c.yaml", ["problem.hidden=[40]"]))
-    assert built.fitted(trained.read(tmp_path / "run"))["z"] == {}

@@ -54,9 +54,7 @@ def test_killed_twice_and_gone_on_with(whole):
     kill(whole, lambda: len(checkpoints(run)) >= 2, "small.yaml", "--run-dir", "killed")
     first = checkpoints(run)[-1]
     assert first < 3000
-    # What a killed process leaves can be read by every command.
-    l2l(whole, "report", "killed")
-    l2l(whole, "eval", "killed", "--baseline", "sgd", "--steps", "5")
+    l2l(whole, "report", "killed")  # what a killed process leaves can be read
     kill(whole, lambda: checkpoints(run)[-1] > first, "--resume", "killed")
     out, err = l2l(whole, "train", "--resume", "killed")
     assert "> lstm" in out
