@@ -148,9 +148,12 @@ def test_classification_is_softmax_cross_entropy_of_the_network_written_out():
     assert accuracy == pytest.approx((log_p.argmax(1) == np.asarray(batch["label"])).mean())
 
 
-def test_parameters_start_at_the_scale_that_the_config_says():
-    spec = registry.problem.specs()["classification"](hidden=[50], init_scale=0.3)
-    problem = registry.problem.build(spec, None)
-    theta, _ = problem.init(jax.random.key(10), problem.data["train"])
-    flat = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(theta)])
-    np.testing.assert_allclose([flat.mean(), flat.std()], [0, 0.3], atol=0.02)
+@pytest.mark.parametrize(
+    ("kind", "more"), [("classification", {"hidden": [50]}), ("conv_classification", {"dataset": "digits"})]
+)
+def test_parameters_start_at_the_scale_that_the_config_says(kind, more):
+    problem = registry.problem.build(registry.problem.specs()[kind](init_scale=0.3, **more), None)
+    theta, _ = jax.jit(problem.init)(jax.random.key(10), problem.data["train"])
+    for layer in theta.values():
+        np.testing.assert_allclose([layer["kernel"].mean(), layer["kernel"].std()], [0, 0.3], atol=0.03)
+        assert 0.1 < layer["bias"].std() < 0.6

@@ -68,12 +68,22 @@ def conv_classification(spec: ConvClassificationSpec, raw_dir: str | None = None
 
 def on(dataset: Dataset, spec: ConvClassificationSpec) -> Problem:
     """The same on any images and labels in memory, whatever `spec.dataset` says."""
+    import jax
+    from jax.flatten_util import ravel_pytree
+
     if spec.labels is not None:
         dataset = chosen(dataset, spec.labels)
-    channels, hidden = tuple(spec.channels), tuple(spec.hidden)
-    network = convnet(channels, spec.kernel, hidden, dataset.classes, spec.batch_norm, spec.init_scale)
+    network = convnet(tuple(spec.channels), spec.kernel, tuple(spec.hidden), dataset.classes, spec.batch_norm)
     # Measured in minibatches of the size trained with: batch norm's statistics are those of one.
-    return of_network(dataset, network, spec.batch_size, block=spec.batch_size)
+    problem = of_network(dataset, network, spec.batch_size, block=spec.batch_size)
+
+    def init(key, data):
+        theta, task = problem.init(key, data)
+        flat, unravel = ravel_pytree(theta)
+        # One draw for all of theta: one for each array would take seconds to compile, in every program of a run.
+        return unravel(spec.init_scale * jax.random.normal(key, flat.shape, flat.dtype)), task
+
+    return problem._replace(init=init)
 
 
 def chosen(dataset: Dataset, labels: list[int]) -> Dataset:

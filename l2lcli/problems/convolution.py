@@ -74,12 +74,11 @@ def _products():
         sources = columns(x, size).transpose(1, 0, 2, 3).reshape(height + size - 1, size * c, -1)
         made = g.transpose(1, 0, 2, 3).reshape(height, d, -1)
 
-        def add(total, i):
+        def one(i):
             source = jax.lax.dynamic_slice_in_dim(sources, i, size).reshape(size * size * c, -1)
-            return total + source @ jax.lax.dynamic_index_in_dim(made, i, keepdims=False).T, None
+            return source @ jax.lax.dynamic_index_in_dim(made, i, keepdims=False).T
 
-        start = jnp.zeros((size * size * c, d), kernel.dtype)
-        of_kernel = jax.lax.scan(add, start, jnp.arange(height))[0].reshape(kernel.shape)
+        of_kernel = jax.lax.map(one, jnp.arange(height)).sum(0).reshape(kernel.shape)
         return convolve(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3)), of_kernel
 
     convolve.defvjp(forward, backward)

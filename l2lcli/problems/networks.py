@@ -27,15 +27,13 @@ def mlp(hidden: tuple[int, ...], outputs: int, activation: Activation, init_scal
     return linen.Sequential([*layers, dense(outputs)])
 
 
-def convnet(
-    channels: tuple[int, ...], kernel: int, hidden: tuple[int, ...], outputs: int, batch_norm: bool, init_scale: float
-) -> linen.Module:
+def convnet(channels: tuple[int, ...], kernel: int, hidden: tuple[int, ...], outputs: int, batch_norm: bool) -> linen.Module:
     """Convolutions with ReLU and 2 x 2 max-pooling, then a perceptron with ReLU: [B, H, W, C] or [B, H, W] -> [B, outputs].
 
     Andrychowicz et al. 2016, Section 3.3. Parameters are `conv_<i>/{kernel [K, K, in, out], bias [out]}`, then
-    `fc_<i>/{kernel [in, out], bias [out]}`, all N(0, init_scale²). With `batch_norm` every layer but the last is normalised
-    by the batch's own statistics before its bias is added, which is then what is called beta; there is no gamma. A bias
-    before the normalisation would have no effect, so there is none.
+    `fc_<i>/{kernel [in, out], bias [out]}`, all zero: whoever uses the network draws them. With `batch_norm` every layer but
+    the last is normalised by the batch's own statistics before its bias is added, which is then what is called beta; there is
+    no gamma. A bias before the normalisation would have no effect, so there is none.
     """
     from flax import linen
 
@@ -50,13 +48,13 @@ def convnet(
 
         @linen.compact
         def __call__(self, x):
-            normal = linen.initializers.normal(init_scale)
+            zeros = linen.initializers.zeros_init()
             window = () if self.size is None else (self.size, self.size)
-            weights = self.param("kernel", normal, (*window, x.shape[0], self.width))
+            weights = self.param("kernel", zeros, (*window, x.shape[0], self.width))
             x = weights.T @ x if self.size is None else convolve(x, weights)
             if self.normalised:
                 x = normalise(x)
-            return x + self.param("bias", normal, (self.width,)).reshape(-1, *[1] * (x.ndim - 1))
+            return x + self.param("bias", zeros, (self.width,)).reshape(-1, *[1] * (x.ndim - 1))
 
     class Convnet(linen.Module):
         @linen.compact
