@@ -71,6 +71,8 @@ def train(
     if resume is not None and (run_dir or init_from or (overrides and path is None)):
         raise typer.BadParameter("--resume goes on with a run as it was begun: no --run-dir, --init-from or --set")
     config = None if path is None else configs.load(path, overrides)
+    if config is not None and init_from is not None:
+        config = configs.override(config, {"train.init_from": init_from})
     with endings.listening() as flag:
         if resume is not None:
             run, config = _reopen(resume, config)
@@ -82,8 +84,8 @@ def train(
             raise typer.BadParameter(f"{devices} devices do not divide the {config.train.tasks} tasks (train.tasks)")
         if resume is None:
             beside = {"env.json": strict_json({"argv": sys.argv, "devices_used": devices})}
-            if init_from is not None:
-                beside[trained.START] = trained.read(init_from).artefact.read_bytes()
+            if config.train.init_from is not None:
+                beside[trained.START] = trained.read(config.train.init_from).artefact.read_bytes()
             run = rundir.create(ROOT, config.name, configs.dump(config), path=run_dir, beside=beside)
         else:
             run.lock()

@@ -165,6 +165,10 @@ def _cross(config: Config) -> Iterator[Finding]:
         yield Finding(at, f"{window} does not divide the horizon {horizon}", (("train", "horizon"),))
     elif window and window != horizon and config.train.weights == "last":
         yield Finding(("train", "weights"), f"last needs window = horizon, but these are {window} and {horizon}", (at,))
+    for i, episode in enumerate(config.train.keep):
+        if episode > config.train.episodes:
+            fault = f"{episode} is after the last of the {config.train.episodes} episodes"
+            yield Finding(("train", "keep", i), fault, (("train", "episodes"),))
     if config.name in RESERVED:
         yield Finding(("name",), f"{shown(config.name)} is a folder of its own in runs/: choose another name")
     if config.name in config.eval.variants:  # their curves would share a file

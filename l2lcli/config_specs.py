@@ -44,6 +44,10 @@ class TrainSpec(Spec):
 
     episodes: Episodes = 200
     """Episodes, each of one horizon for all tasks: horizon / window meta-steps."""
+    keep: list[Episodes] = Field(default=[], max_length=20)
+    """Episodes after which phi is kept apart, to be compared with the final one: how long is long enough?"""
+    init_from: str | None = None
+    """Run, optimizer file or name of a shipped one whose phi training starts from; null for a fresh start."""
     tasks: Annotated[int, Field(ge=1, le=65_536)] = 4
     """Optimizees trained side by side (M)."""
     horizon: Positive = 100

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -152,6 +152,7 @@ def compare(
     seeds: int,
     tuning_seeds: int,
     metrics_every: int,
+    kept: Mapping[str, Phi] = {},
     tell: Callable[[str], None] = lambda line: None,
     poll: Callable[[], None] = lambda: None,
     remember: Callable[[str, Callable[[], dict[str, float]]], dict[str, float]] = lambda baseline, find: find(),
@@ -168,6 +169,7 @@ def compare(
       seeds: S.
       tuning_seeds: seeds for the learning rates.
       metrics_every: steps between evaluations on the test split.
+      kept: other parameters of the learned family, by name: rows of the summary that are not judged.
       tell: called with what is being done, for a progress line.
       poll: called between dispatches; it may raise, to stop.
       remember: (baseline, tuning it) -> its learning rates, as `tune` returns them: those of an equal tuning before, or
@@ -207,6 +209,8 @@ def compare(
         label, family, phi = learned
         tell(f"evaluating {label}")
         add(label, family, {"final": phi, "sum": phi}, None)
+        for other, parameters in kept.items():
+            add(other, family, {"final": parameters, "sum": parameters}, None)
     summary = {"problem": name, "learned": learned and learned[0], "steps": steps, "seeds": seeds, "optimizers": entries}
     return Comparison(summary | _verdict(problem, learned and learned[0], baselines, entries, found), found)
 
@@ -226,7 +230,8 @@ def _verdict(problem, label, baselines, entries, found) -> dict[str, Any]:
     if label is not None and best["final"] is not None:
         reached = statistics.first_at_or_below(found[label].losses, entries[best["final"]]["final"])
         entries[label]["steps_to_best_baseline"] = reached
-        verdict["pays"] = _pays(problem, label, entries, found)
+        rivals = {name: curves for name, curves in found.items() if name.removesuffix("@sum") in baselines or name == label}
+        verdict["pays"] = _pays(problem, label, entries, rivals)
     return verdict
 
 

@@ -31,8 +31,10 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
     built = experiment.build(config)
     phi = None if found is None else built.fitted(found)
     with Progress(0) as progress:
-        evaluation = experiment.evaluate(built, phi, progress.say, signals.check)
-        if found is not None and found.run is not None:
+        in_run = found is not None and found.run is not None
+        kept = built.kept(found.run.path) if in_run else {}
+        evaluation = experiment.evaluate(built, phi, progress.say, signals.check, kept)
+        if in_run:
             run, folder = found.run, _new_folder(found.run, config.name)
             run.write_text(f"{folder}config.yaml", dump(config))
         else:

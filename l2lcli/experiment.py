@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +56,18 @@ class Experiment(NamedTuple):
         if reason := leaves.misfit(found.phi, jax.eval_shape(self.phi)):
             raise RunError(f"{found.artefact}: its parameters do not fit this config: {reason}")
         return leaves.from_host(jax.eval_shape(self.phi), found.phi)
+
+    def kept(self, folder: Path) -> dict[str, Any]:
+        """phi after those episodes at which a run in `folder` was to keep it, by a name for it. Raises RunError."""
+        files = {episode: folder / trained.kept(episode) for episode in sorted(self.config.train.keep)}
+        there = {episode: file for episode, file in files.items() if file.is_file()}  # it may have stopped before
+        return {f"{self.label} after {episode}": self.fitted(trained.read(file)) for episode, file in there.items()}
+
+    @property
+    def label(self) -> str:
+        """What the learned optimizer is called in comparisons: its kind, told apart from a baseline of that name."""
+        kind = self.config.optimizer.kind
+        return f"{kind}_learned" if kind in self.config.eval.baselines else kind
 
     def varied(self, name: str, phi: Any | None) -> Experiment:
         """One of its config's variants, to evaluate phi on, which may be abstract; None if only baselines are.
@@ -116,7 +128,13 @@ def load(name: str | Path | None = None) -> optax.GradientTransformationExtraArg
     return registry.optimizer.build(found.config.optimizer).bind(leaves.nest(found.phi))
 
 
-def evaluate(experiment: Experiment, phi: Any | None, tell: Callable[[str], None], poll: Callable[[], None]) -> Evaluation:
+def evaluate(
+    experiment: Experiment,
+    phi: Any | None,
+    tell: Callable[[str], None],
+    poll: Callable[[], None],
+    kept: Mapping[str, Any] = {},
+) -> Evaluation:
     """Compare phi, or nothing where it is None, with the baselines of the config's `eval` section, and look at its updates.
 
     Args:
@@ -124,11 +142,13 @@ def evaluate(experiment: Experiment, phi: Any | None, tell: Callable[[str], None
       phi: parameters of its optimizer.
       tell: called with a line on what is being done.
       poll: called every few seconds.
+      kept: other parameters of its optimizer, by name, which are rows of the comparison but not judged.
     """
     config = experiment.config
-    found = {config.name: _compare(experiment, phi, tell, poll)}
+    found = {config.name: _compare(experiment, phi, kept, tell, poll)}
     for name in config.eval.variants:
-        found[name] = _compare(experiment.varied(name, phi), phi, lambda line, name=name: tell(f"{name}: {line}"), poll)
+        saying = lambda line, name=name: tell(f"{name}: {line}")  # noqa: E731
+        found[name] = _compare(experiment.varied(name, phi), phi, kept, saying, poll)
     return Evaluation(found, None if phi is None else _inspect(experiment, phi, found[config.name].summary, tell, poll))
 
 
@@ -142,20 +162,25 @@ def _inspect(experiment: Experiment, phi: Any, summary: dict[str, Any], tell: Ca
     return inspect(experiment.problem, optimizers, namespace(experiment.root, "inspection"), experiment.config.eval.steps)
 
 
-def _compare(experiment: Experiment, phi: Any | None, tell: Callable[[str], None], poll: Callable[[], None]) -> Comparison:
+def _compare(
+    experiment: Experiment,
+    phi: Any | None,
+    kept: Mapping[str, Any],
+    tell: Callable[[str], None],
+    poll: Callable[[], None],
+) -> Comparison:
     config, spec = experiment.config, experiment.config.eval
-    kind = config.optimizer.kind
-    name = f"{kind}_learned" if kind in spec.baselines else kind
     found = compare(
         experiment.problem,
         config.name,
-        None if phi is None else (name, experiment.optimizer, phi),
+        None if phi is None else (experiment.label, experiment.optimizer, phi),
         spec.baselines,
         experiment.root,
         steps=spec.steps,
         seeds=spec.seeds,
         tuning_seeds=spec.tuning_seeds,
         metrics_every=spec.metrics_every,
+        kept=kept,
         tell=tell,
         poll=poll,
         remember=_remembering(experiment, tell),

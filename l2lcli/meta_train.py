@@ -167,10 +167,11 @@ def run(
     schedule = learning_rate(spec.meta_optimizer, spec.episodes * meta.per_episode)
     step, total = int(outer.step), spec.episodes * meta.per_episode
     between = spec.validate_every * meta.per_episode
+    kept = [episode * meta.per_episode for episode in spec.keep]  # a dispatch ends there: its phi is to be had
     count = 1
     while True:
         began = time.monotonic()
-        count = min(count, CAPACITY, total - step, between - step % between)
+        count = min(count, CAPACITY, total - step, between - step % between, *(at - step for at in kept if at > step))
         outer, buffer = meta.advance(root, outer, data, jnp.int32(count))
         done = int(outer.step) - step
         rows, pending = [], list(record.pending)

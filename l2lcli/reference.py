@@ -12,14 +12,14 @@ from typing import Any
 import yaml
 
 from l2lcli import config as configs
-from l2lcli import curves, pictures, report, tables
+from l2lcli import curves, pictures, report, tables, trained
 from l2lcli.artefact import RunError, faults, plain, read_artefact, replacing, strict_json, write_artefact
 from l2lcli.config import Config
 
 LARGEST = 1_000_000  # bytes of one reference result
 POINTS = 101  # steps kept of the experiment's own curves
 VARIANT_POINTS = 51  # and of each variant's
-OPTIMIZER = "optimizer.npz"
+OPTIMIZER = trained.NAME
 
 
 def save(folder: Path, root: Path) -> Path:
@@ -37,7 +37,8 @@ def save(folder: Path, root: Path) -> Path:
     summary = tables.read_summary(folder)
     if summary is None:
         raise RunError(f"{folder}: has not been evaluated, so there is no result to keep (no summary.json)")
-    config = configs.override(configs.load(folder / "config.yaml"), {"data.raw_dir": None})
+    config = configs.load(folder / "config.yaml")
+    config = configs.override(config, {"data.raw_dir": None, "train.init_from": _shipped(folder, config)})
     place = _place(root, config)
     if (place / OPTIMIZER).is_file() and not (folder / OPTIMIZER).is_file():
         raise RunError(f"{folder}: holds no optimizer, and {place} does: give the evaluation another name (--set name=…)")
@@ -50,6 +51,8 @@ def save(folder: Path, root: Path) -> Path:
             raise RunError(f"{folder}: {whole:,} bytes as a reference result, more than {LARGEST:,}: {parts}, …")
         for part in ("curves", "figures"):
             shutil.rmtree(place / part, ignore_errors=True)
+        for old in place.glob(trained.kept("*")):
+            old.unlink()
         for name in sizes:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(new / name, place / name)
@@ -60,6 +63,12 @@ def _place(root: Path, config: Config) -> Path:
     held = tables.read_text(root / config.name / "config.yaml")
     other = held is not None and yaml.safe_load(held).get("seed") != config.seed
     return root / config.name / f"seed-{config.seed}" if other else root / config.name
+
+
+def _shipped(folder: Path, config: Config) -> str | None:
+    """What the run started from by the name under which its reference result is shipped, not by a path of this machine."""
+    start = folder / trained.START
+    return trained.read(start).config.name if start.is_file() else config.train.init_from
 
 
 def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> None:
@@ -77,10 +86,10 @@ def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> N
         put("metrics.jsonl.xz", lzma.compress(b"".join(map(_row, rows)), preset=9))
     if (folder / pictures.FILE).is_file():
         put(pictures.FILE, (folder / pictures.FILE).read_bytes())
-    if (folder / OPTIMIZER).is_file():
-        phi, meta = read_artefact(folder / OPTIMIZER)
-        trained = meta.get("config") or {}
-        write_artefact(new / OPTIMIZER, phi, {**meta, "config": {**trained, "data": {"raw_dir": None}}})
+    for name in (OPTIMIZER, *map(trained.kept, config.train.keep)):
+        if (folder / name).is_file():
+            phi, meta = read_artefact(folder / name)
+            write_artefact(new / name, phi, {**meta, "config": config.model_dump(mode="json")})
     for name in tables.parts(summary):
         if found := curves.of(folder, name):
             points = POINTS if name == summary["problem"] else VARIANT_POINTS

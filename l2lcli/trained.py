@@ -56,6 +56,11 @@ def read(name: str | Path | None = None) -> Trained:
     return Trained(artefact, run, phi, config)
 
 
+def kept(episode: int | str) -> str:
+    """The file, beside the final optimizer's, of phi as it stood after that many episodes ("*": a pattern)."""
+    return f"optimizer-{episode}.npz"
+
+
 def _find(name: str | Path | None) -> tuple[Path, Run | None]:
     path = Path(rundir.newest(ROOT, finished=True) if name is None else name)
     if path.is_file():

@@ -46,7 +46,8 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
             signals.check()
             record_environment(run, experiment, devices, argv, progress.warn)
             best = _meta_train(experiment, run, devices, signals, progress)
-            found = evaluate(experiment, jax.tree.map(jnp.asarray, best), progress.say, signals.check)
+            best = jax.tree.map(jnp.asarray, best)
+            found = evaluate(experiment, best, progress.say, signals.check, experiment.kept(run.path))
         write(run, found)
         run.status("done", **_seconds(run))
     except Stopped as stopped:
@@ -90,6 +91,10 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
             events.add(chunk.rows)
             rows += len(chunk.rows)
             progress.update(chunk.step, chunk.rows)
+            if chunk.step % meta.per_episode == 0 and (episode := chunk.step // meta.per_episode) in spec.keep:
+                # Before the checkpoint that a resumed run goes on from, or else a kill between the two would lose it.
+                about = _about(experiment, chunk.step, math.inf)
+                write_artefact(run.path / trained.kept(episode), leaves.to_host(chunk.outer.phi), about)
             finished, now = chunk.finished, time.monotonic()
             stop = signals.received is not None  # looked at once: what stops the run is always saved
             seconds = {"train_seconds": round(before + now - began, 3)}
@@ -157,9 +162,10 @@ def _save(experiment: Experiment, run: Run, chunk: Chunk, rows: int) -> Record:
 
 
 def _write_artefact(experiment: Experiment, run: Run, record: Record, step: int) -> None:
-    meta = {
-        "config": experiment.config.model_dump(mode="json"),
-        "step": step,
-        "validation_loss": record.best_loss if math.isfinite(record.best_loss) else None,
-    }
-    write_artefact(run.path / trained.NAME, leaves.to_host(record.best), meta)
+    write_artefact(run.path / trained.NAME, leaves.to_host(record.best), _about(experiment, step, record.best_loss))
+
+
+def _about(experiment: Experiment, step: int, validation_loss: float) -> dict[str, Any]:
+    """What an artefact says of itself."""
+    loss = validation_loss if math.isfinite(validation_loss) else None
+    return {"config": experiment.config.model_dump(mode="json"), "step": step, "validation_loss": loss}

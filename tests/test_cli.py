@@ -142,6 +142,22 @@ def test_init_from_starts_where_the_other_run_ended(home, tmp_path):
     assert "its parameters do not fit this config: lstm_0/bias is float32[8] there, float32[12] here" in err
 
 
+def test_kept_optimizers_are_those_of_their_episode_and_are_compared(home, tmp_path):
+    l2l(tmp_path, "train", home / "small.yaml", "--set", "train.keep=[2, 4]", "--run-dir", "run")
+    best = 2 * (1 + int(np.argmin(validations(tmp_path / "run"))))  # validated after 2 and 4 episodes, the better one is kept
+    phi = {episode: trained.read(tmp_path / f"run/optimizer-{episode}.npz").phi for episode in (2, 4)}
+    final = trained.read(tmp_path / "run").phi
+    for name, leaf in final.items():
+        np.testing.assert_array_equal(leaf, phi[best][name])
+        assert (leaf != phi[6 - best][name]).any()
+    curves = curve_files.read(tmp_path / "run/curves/small.csv")
+    np.testing.assert_array_equal(curves["lstm"], curves[f"lstm after {best}"])
+    assert (curves["lstm"] != curves[f"lstm after {6 - best}"]).any()
+    l2l(tmp_path, "eval", "run", "--baseline", "sgd")  # they are found again
+    again = curve_files.read(tmp_path / "run/eval/small/curves/small.csv")
+    assert set(again) == {"lstm", "lstm after 2", "lstm after 4", "sgd"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -153,6 +169,8 @@ def test_init_from_starts_where_the_other_run_ended(home, tmp_path):
             "--set optimizer.hiden: unknown key; did you mean 'hidden'?",
         ),
         (["train", "small.yaml", "--set", "train.horizon=11"], 2, "5 does not divide the horizon 11"),
+        (["train", "small.yaml", "--set", "train.keep=[2, 9]"], 2, "train.keep[1]: 9 is after the last of the 4 episodes"),
+        (["train", "small.yaml", "--set", "train.init_from=none"], 1, "none: no run directory, no optimizer file"),
         (
             ["train", "small.yaml", "--devices", "3", "--set", "train.estimator={kind: autodiff, window: 5}"],
             2,
