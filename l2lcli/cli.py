@@ -156,11 +156,19 @@ def report(
         bool, typer.Option("--save-reference", help="Keep each RUN's result, under 1 MB, in runs/reference/<name>/ instead.")
     ] = False,
     figures: Annotated[bool, typer.Option("--figures", help="Draw each RUN's PNG figures again instead, and no page.")] = False,
+    claims: Annotated[
+        Path | None, typer.Option(metavar="LIST", help="Print the table of a list of claims (YAML) from the results beside it.")
+    ] = None,
 ) -> None:
     """Draw a run's figures and write its report again; of several runs, write one page that compares them."""
+    from l2lcli import claims as lists
     from l2lcli import comparison, rundir, tables
     from l2lcli import report as reports
 
+    if claims is not None:
+        if runs or save_reference or figures:
+            raise typer.BadParameter("--claims reads the results that its list names: no RUN, --save-reference or --figures")
+        return print(lists.markdown(lists.table(claims)))
     if save_reference and figures:
         raise typer.BadParameter("--save-reference draws the figures itself: no --figures")
     folders = runs or [rundir.newest(ROOT)]

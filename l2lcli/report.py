@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from l2lcli import curves, pictures, tables
+from l2lcli.architectures import architecture_figure
 from l2lcli.drawing import Figure, save
 from l2lcli.figures import loss_figure, training_figure
 from l2lcli.heatmap import cell, heatmap
@@ -33,7 +34,7 @@ def _planned(folder: Path, summary: dict[str, Any] | None) -> list[Figure]:
         drawn += [loss_figure(name, label, summary, own, seconds) for name, seconds in names.items()]
         for name, part in (summary.get("variants") or {}).items():
             drawn.append(loss_figure(f"loss_steps-{name}", f"{label}, variant {name}", part, curves.of(folder, name)))
-        drawn += [_generalisation(label, summary), *pictures.planned(folder, label)]
+        drawn += [_generalisation(label, summary), architecture_figure(label, summary), *pictures.planned(folder, label)]
     return [figure for figure in drawn if figure]
 
 
@@ -93,7 +94,11 @@ def write(folder: Path) -> Path:
         results = html_table(tables.optimizer_rows(summary), summary["learned"])
         results += NOTES.format(last=summary["steps"] - 1, **summary)
         variants = html_table(tables.ratio_rows(tables.parts(summary), "variant")) if summary["variants"] else ""
-        variants += shown.pop("generalisation", "") + "".join(html for name, html in shown.items() if "-" in name)
+        variants += (
+            shown.pop("generalisation", "")
+            + shown.pop("architectures", "")
+            + "".join(html for name, html in shown.items() if "-" in name)
+        )
         rule = "".join(shown.pop(name, "") for name in ("updates", "step_sizes", "states"))
         loss = "".join(html for name, html in shown.items() if "-" not in name)
         sections = {
