@@ -55,28 +55,28 @@ def by_coordinate(local: Callable[..., tuple[Estimate, Any]], devices: int) -> C
     """A meta-gradient of M tasks that all devices share, each with a part of the coordinates of every task.
 
     Args:
-      local: (phi, data, Inner) -> (Estimate, Inner), for inside `shard_map` over AXIS. The leaves of `Inner.opt` are a
-        device's own parts, and Estimate.grad is what they contribute.
+      local: (key, phi, data, Inner) -> (Estimate, Inner), for inside `shard_map` over AXIS. The leaves of `Inner.opt` are
+        a device's own parts, and Estimate.grad is what they contribute; the key is a device's own, too.
       devices: how many.
 
     Returns:
       The same for whole states, whose vectors' last axis is divisible by `devices`.
     """
 
-    def shared(phi, data, state):
+    def shared(key, phi, data, state):
         everywhere = PartitionSpec()
         part = lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), AXIS) if leaf.ndim > 1 else everywhere  # noqa: E731
         of_state = axes(everywhere)._replace(t=everywhere, opt=jax.tree.map(part, state.opt))
 
-        def one(phi, data, state):
-            estimate, state = local(phi, data, state)
+        def one(key, phi, data, state):
+            estimate, state = local(jax.random.fold_in(key, jax.lax.axis_index(AXIS)), phi, data, state)
             return estimate._replace(grad=jax.lax.psum(estimate.grad, AXIS)), state
 
         # Unchecked: that an exchange of parts leaves every device with the same whole is beyond what shard_map can infer.
         return jax.shard_map(
-            one, mesh=_mesh(devices), in_specs=(everywhere, everywhere, of_state), out_specs=(everywhere, of_state),
-            check_vma=False,
-        )(phi, data, state)  # fmt: skip
+            one, mesh=_mesh(devices), in_specs=(everywhere, everywhere, everywhere, of_state),
+            out_specs=(everywhere, of_state), check_vma=False,
+        )(key, phi, data, state)  # fmt: skip
 
     return shared
 

@@ -31,6 +31,9 @@ class ReplaySpec(Spec):
     """Steps per meta-gradient; divides the horizon."""
     block: int = Field(128, ge=1, le=100_000_000)
     """Coordinates replayed at a time."""
+    sample: int | None = Field(None, ge=1, le=100_000_000)
+    """Coordinates of each task that are replayed (on each device), drawn anew for every meta-gradient, which then is right in
+    expectation; null for all of them, which is exact."""
 
 
 @registry.estimator.register("replay", ReplaySpec)
@@ -44,6 +47,7 @@ def replay(
     import jax
     import jax.numpy as jnp
 
+    from l2lcli.estimators.sampling import draw
     from l2lcli.flat import each, flat, length, ravel, take
     from l2lcli.sharding import AXIS, by_coordinate
     from l2lcli.split import Split
@@ -57,7 +61,7 @@ def replay(
         one = lambda key: fresh(problem, whole, phi, key, data)  # noqa: E731
         return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
 
-    def local(phi, data, state):
+    def local(key, phi, data, state):
         """The part of the meta-gradient that is due to this device's coordinates."""
         theta = jax.tree.map(lambda leaf: leaf[0], state.theta)
 
@@ -73,17 +77,25 @@ def replay(
         after, losses, (values, grads), thetas, last = _over_tasks(one, state)
         w = jax.lax.dynamic_slice(jnp.asarray(weights, losses.dtype), (state.t,), (spec.window,))
 
-        def gradient(member, at, phi, *coordinates):
+        def gradient(member, at, phi, opt, theta, grads, last):
             if not jax.tree.leaves(phi):
                 return phi  # nothing of this member is learned
-            return _gradient(member, phi, coordinates, values, w / tasks, spec.block)
+            coordinates, counts = (opt, theta, grads, last), jnp.ones_like(theta)
+            if spec.sample is not None and spec.sample < theta.shape[1]:
+                keys = jax.random.split(jax.random.fold_in(key, at[0][0]), tasks)
+                coordinates, counts = jax.vmap(sampled)(keys, coordinates)
+            return _gradient(member, phi, (*coordinates, counts), values, w / tasks, spec.block)
+
+        def sampled(key, coordinates):
+            *_, grads, last = coordinates
+            indices, counts = draw(key, jnp.abs(w[:-1]) @ jnp.abs(grads[1:]) + jnp.abs(w[-1] * last), spec.sample)
+            return jax.tree.map(lambda leaf: leaf if leaf.ndim == 0 else leaf[..., indices], coordinates), counts
 
         grad = each(optimizer, theta, gradient, phi, state.opt, thetas, grads, last)
         return Estimate(grad, jnp.mean(losses @ w), losses.mean(0)), after
 
     def estimate(key, phi, data, state):
-        del key  # nothing here is random beyond what the optimizees carry
-        return local(phi, data, state) if devices == 1 else by_coordinate(local, devices)(phi, data, state)
+        return (local if devices == 1 else by_coordinate(local, devices))(key, phi, data, state)
 
     return Estimator(init, estimate)
 
@@ -116,7 +128,7 @@ def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, weights, bl
       optimizer: the family.
       phi: its parameters.
       coordinates: its state at the window's beginning (leaves [M, ..., N] or [M]), theta there [M, N], the gradients that it
-        was fed [M, W, N], and the one after the last of them [M, N].
+        was fed [M, W, N], the one after the last of them [M, N], and what each coordinate counts for [M, N].
       values: the losses that it was fed [M, W].
       weights: w_t [W].
       block: coordinates at a time.
@@ -141,8 +153,8 @@ def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, weights, bl
         # The last block is as wide as the others, and so begins inside the one before: what is there twice counts once.
         task, first = i // blocks, i % blocks * width
         start = jnp.minimum(first, size - width)
-        opt, theta, grads, last = jax.tree.map(lambda leaf: cut(leaf, task, start), coordinates)
-        cotangents = weights[:, None] * jnp.concatenate([grads[1:], last[None]])
+        opt, theta, grads, last, counts = jax.tree.map(lambda leaf: cut(leaf, task, start), coordinates)
+        cotangents = weights[:, None] * counts * jnp.concatenate([grads[1:], last[None]])
         cotangents = jnp.where(start + jnp.arange(width) >= first, cotangents, 0)
         grad = jax.grad(surrogate, 1)(optimizer, phi, opt, theta, grads, values[task], cotangents)
         return jax.tree.map(jnp.add, total, grad), None
