@@ -154,7 +154,7 @@ def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, weights, bl
         task, first = i // blocks, i % blocks * width
         start = jnp.minimum(first, size - width)
         opt, theta, grads, last, counts = jax.tree.map(lambda leaf: cut(leaf, task, start), coordinates)
-        cotangents = weights[:, None] * counts * jnp.concatenate([grads[1:], last[None]])
+        cotangents = jnp.outer(weights, counts) * jnp.concatenate([grads[1:], last[None]])
         cotangents = jnp.where(start + jnp.arange(width) >= first, cotangents, 0)
         grad = jax.grad(surrogate, 1)(optimizer, phi, opt, theta, grads, values[task], cotangents)
         return jax.tree.map(jnp.add, total, grad), None
