@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import yaml
@@ -14,7 +14,7 @@ from l2lcli import curves, statistics, tables
 from l2lcli.base import Spec
 from l2lcli.tables import ReportError
 
-HEADER = ["claim", "published", "measure", "here [95 %]", "verdict"]
+HEADER = ["claim", "published", "measure", "here: loss / loss = ratio [95 %]", "verdict"]
 NOT_MEASURED = "not measured"
 
 
@@ -27,7 +27,7 @@ class Claim(Spec):
     """Published numbers, with their source."""
     run: str
     """Folder of the result, beside the list's file."""
-    on: str | None = None
+    variant: str | None = None
     """A variant of that run; null for the problem itself."""
     optimizer: str | None = None
     """Whose loss is divided; null for the learned one."""
@@ -67,60 +67,71 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
+class Found(NamedTuple):
+    """A ratio: of which losses, its 95 % interval, and whose the second loss is. None where a seed diverged."""
+
+    ratio: float | None
+    interval: list[float] | None
+    ours: float | None
+    theirs: float | None
+    rival: str
+
+    def __str__(self) -> str:
+        """`.25 / .33 (nag) = .76 [.70, .83]`."""
+        if self.ratio is None:
+            return f"diverged ({self.rival}: {tables.number(self.theirs, 3)})"
+        ends = f" [{', '.join(tables.number(end, 3) for end in self.interval)}]" if self.interval else ""
+        shown = f"{tables.number(self.ours, 3)} / {tables.number(self.theirs, 3)} ({self.rival})"
+        return f"{shown} = {tables.number(self.ratio, 3)}{ends}"
+
+    def ends(self) -> list[float]:
+        """Where the ratio may lie."""
+        return [np.inf] if self.ratio is None else self.interval or [self.ratio]
+
+
 def _row(root: Path, claim: Claim) -> list[str]:
-    what = {"final": "final loss", "sum": "summed loss"}[claim.metric]
-    over = f"learned / {claim.against}" if claim.against else "learned / best baseline"
-    first = [claim.claim, claim.published, f"{what}, {claim.optimizer or ''} {over}".replace(",  ", ", ")]
-    found = _ratio(root / claim.run, root, claim)
+    first = [claim.claim, claim.published, {"final": "final loss", "sum": "summed loss"}[claim.metric]]
+    found = _found(root / claim.run, root, claim)
     if found is None:
         return [*first, "-", NOT_MEASURED]
-    value, interval, best = found
-    others = [other[0] for other in _other_seeds(root, claim)]
-    if value is None:
-        shown = f"diverged{best}"
-        sides = [np.inf]
-    else:
-        low, high = interval or (value, value)
-        shown = f"{tables.number(value, 3)} [{tables.number(low, 3)}, {tables.number(high, 3)}]{best}"
-        sides = [low, high]
+    others = [other.ratio for other in _other_seeds(root, claim)]
+    shown, sides = str(found), [*found.ends(), *(np.inf if other is None else other for other in others)]
     if others:
-        shown += f"; other meta-training seeds {', '.join('diverged' if o is None else tables.number(o, 3) for o in others)}"
-        sides += [np.inf if other is None else other for other in others]
+        ratios = ", ".join("diverged" if other is None else tables.number(other, 3) for other in others)
+        shown += f"; other meta-training seeds {ratios}"
     held = [side < 1 for side in sides] if claim.expect == "below 1" else [side > 1 for side in sides]
     return [*first, shown, "**holds**" if all(held) else "undecided" if any(held) else "**does not hold**"]
 
 
-def _other_seeds(root: Path, claim: Claim) -> Iterator[tuple[float | None, Any, str]]:
+def _other_seeds(root: Path, claim: Claim) -> Iterator[Found]:
     if claim.against is None:
         for folder in sorted((root / claim.run).glob("seed-*")):
-            if found := _ratio(folder, root, claim):
+            if found := _found(folder, root, claim):
                 yield found
 
 
-def _ratio(folder: Path, root: Path, claim: Claim) -> tuple[float | None, list[float] | None, str] | None:
-    """(ratio, its interval, the baseline's name in brackets); a ratio of None: diverged; None where there is no result."""
+def _found(folder: Path, root: Path, claim: Claim) -> Found | None:
+    """None where there is no result."""
     if (summary := tables.read_summary(folder)) is None:
         return None
-    part = summary if claim.on is None else summary["variants"].get(claim.on)
+    part = summary if claim.variant is None else summary["variants"].get(claim.variant)
     if part is None or not part.get("learned"):
         return None
-    best = (part.get("best_baseline") or {}).get(claim.metric)
+    best, metric = str((part.get("best_baseline") or {}).get(claim.metric)), claim.metric
     if claim.against is None and claim.optimizer is None:
-        return part.get(f"ratio_{claim.metric}"), part.get(f"ratio_{claim.metric}_ci"), f" ({best})"
-    if claim.metric != "sum":
+        losses = [part["optimizers"].get(name, {}).get(metric) for name in (part["learned"], best)]
+        return Found(part.get(f"ratio_{metric}"), part.get(f"ratio_{metric}_ci"), *losses, best)
+    if metric != "sum":
         raise ReportError(f"{claim.claim}: the final loss is compared with the best baseline's alone")
-    own = curves.of(folder, claim.on or part["problem"])
-    ours = own.get(claim.optimizer or part["learned"])
-    if claim.against is None:
-        name, theirs = f" ({best})", own
-        reference = theirs.get(f"{best}@sum", theirs.get(str(best)))
-    else:
+    own = curves.of(folder, claim.variant or part["problem"])
+    ours, theirs = own.get(claim.optimizer or part["learned"]), own.get(f"{best}@sum", own.get(best))
+    if claim.against is not None:
         other = tables.read_summary(root / claim.against)
         if other is None:
             return None
-        name, reference = "", curves.of(root / claim.against, other["problem"]).get(other["learned"])
-    if ours is None or reference is None or ours.shape != reference.shape:
-        raise ReportError(
-            f"{claim.claim}: {folder.name} and {claim.against or best} have no curves on the same seeds and steps"
-        )
-    return *statistics.ratio_interval(statistics.total(ours), statistics.total(reference)), name
+        theirs = curves.of(root / claim.against, other["problem"]).get(other["learned"])
+    rival = claim.against or best
+    if ours is None or theirs is None or ours.shape != theirs.shape:
+        raise ReportError(f"{claim.claim}: {folder.name} and {rival} have no curves on the same seeds and steps")
+    totals = statistics.total(ours), statistics.total(theirs)
+    return Found(*statistics.ratio_interval(*totals), *(float(total.mean()) for total in totals), rival)

@@ -47,14 +47,14 @@ def test_the_verdict_is_the_intervals_side_of_1(tmp_path, ratio, interval, below
 
 def test_other_seeds_count_and_what_is_missing_is_said(tmp_path):
     result(tmp_path / "digits", variants=["relu"])
-    (first,), (variant,) = rows(tmp_path, {"run": "digits"}), rows(tmp_path, {"run": "digits", "on": "relu"})
-    assert first[-2:] == variant[-2:] == ["0.500 [0.400, 0.600] (adam)", "**holds**"]
+    (first,), (variant,) = rows(tmp_path, {"run": "digits"}), rows(tmp_path, {"run": "digits", "variant": "relu"})
+    assert first[-2:] == variant[-2:] == ["1.00 / 1.00 (adam) = 0.500 [0.400, 0.600]", "**holds**"]
     result(tmp_path / "digits/seed-1", 1.2, [1.1, 1.3])
     assert rows(tmp_path, {"run": "digits"})[0][-2:] == [
-        "0.500 [0.400, 0.600] (adam); other meta-training seeds 1.20",
+        "1.00 / 1.00 (adam) = 0.500 [0.400, 0.600]; other meta-training seeds 1.20",
         "undecided",
     ]
-    none = rows(tmp_path, {"run": "nowhere"}, {"run": "digits", "on": "tanh"})
+    none = rows(tmp_path, {"run": "nowhere"}, {"run": "digits", "variant": "tanh"})
     assert [row[-1] for row in none] == [claims.NOT_MEASURED] * 2
 
 
@@ -69,7 +69,10 @@ def test_two_runs_are_compared_seed_by_seed(tmp_path):
         {"run": "a", "optimizer": "lstm after 10", "against": "a", "metric": "sum", "expect": "above 1"},
     )
     # The same networks in both: a constant factor has an interval of no width.
-    assert [row[3] for row in found] == ["0.500 [0.500, 0.500]", "0.500 [0.500, 0.500] (adam)", "3.00 [3.00, 3.00]"]
+    shown = [row[3].split(" (")[1] for row in found]
+    assert shown == ["b) = 0.500 [0.500, 0.500]", "adam) = 0.500 [0.500, 0.500]", "a) = 3.00 [3.00, 3.00]"]
+    own = losses[:, :-1].sum(1).mean()
+    assert found[0][3].startswith(f"{tables.number(own, 3)} / {tables.number(2 * own, 3)} (b)")
     assert [row[4] for row in found] == ["**holds**"] * 3
     with pytest.raises(tables.ReportError, match="the final loss is compared with the best baseline's alone"):
         rows(tmp_path, {"run": "a", "against": "b"})

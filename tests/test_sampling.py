@@ -48,5 +48,7 @@ def test_the_mean_of_sampled_meta_gradients_is_the_exact_one(family):
 
 
 def test_a_sample_of_all_is_exact_to_the_bit():
-    (exact, _), (sampled, _) = (gradients("replay", "lstm", "quadratic", jnp.float32, 6, **more) for more in ({}, {"sample": 6}))
+    (exact, _), (sampled, _) = (
+        gradients("replay", "lstm", "quadratic", jnp.float32, 6, **more) for more in ({}, {"sample": 6})
+    )
     jax.tree.map(np.testing.assert_array_equal, exact[0], sampled[0])
