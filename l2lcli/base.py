@@ -55,8 +55,8 @@ class Problem(NamedTuple):
         never closed over.
       minibatch: True where `batch` differs from step to step, so that one loss is a noisy sample of f.
       query: (key, task, data) -> evidence of the OUTER loss where it differs from the inner one (few-shot); the key is
-        consumed.
-      metrics: (theta, batch) -> named scalars such as accuracy; evaluated on the whole "test" split.
+        consumed. `init`, `batch` and `query` of a task need the same split.
+      metrics: (theta, batch) -> named scalars such as accuracy; evaluated on the whole "test" split, or on a query.
       provenance: label -> fingerprint of each data set that was read; "mnist[10000/1000]" labels a subset.
     """
 
