@@ -55,8 +55,8 @@ class Problem(NamedTuple):
         never closed over.
       minibatch: True where `batch` differs from step to step, so that one loss is a noisy sample of f.
       query: (key, task, data) -> evidence of the OUTER loss where it differs from the inner one (few-shot); the key is
-        consumed.
-      metrics: (theta, batch) -> named scalars such as accuracy; evaluated on the whole "test" split.
+        consumed. `init`, `batch` and `query` of a task need the same split.
+      metrics: (theta, batch) -> named scalars such as accuracy; evaluated on the whole "test" split, or on a query.
       provenance: label -> fingerprint of each data set that was read; "mnist[10000/1000]" labels a subset.
     """
 
@@ -74,16 +74,20 @@ class LearnedOptimizer(NamedTuple):
     """A family of Optax transformations indexed by phi. Hand-made optimizers are such families too.
 
     Attributes:
-      init: (key, theta) -> phi. The key is consumed; theta may be abstract (`jax.ShapeDtypeStruct` leaves). Raises
-        ValueError, in one line, for a theta that the family is not for.
+      init: (key, theta) -> phi. The key is consumed; theta may be abstract (`jax.ShapeDtypeStruct` leaves), but for a family
+        with a start, which begins as that theta. Raises ValueError, in one line, for a theta that the family is not for.
       bind: phi -> an Optax transformation; its update receives value=f(theta_t) as an extra argument.
-      start: (phi, theta) -> where the optimizee begins, of an optimizer that learns theta_0.
+      start: (phi, theta) -> where the optimizee begins, of an optimizer that learns theta_0; its state before the first step
+        does not depend on that.
       replayable: init and update accept one 1-D array of coordinates; coordinate i's update depends on its own history and
         on recorded scalars alone; every state leaf has N as its LAST axis, or is a scalar. With `members`, all of them are.
       window: (phi, state, gradients [W, N]) -> the updates [W, N] that W calls of update would give; with a backward pass of
-        its own, of which phi's part alone is right. Only where update reads gradients alone. None: replay calls update.
-      per_coordinate: phi -> tree of bool, which leaves of phi are indexed by coordinate (a learned start, a rate per
-        coordinate).
+        its own, of which phi's part alone is right. Only where update reads gradients alone, and no leaf of phi that is
+        indexed by coordinate. None: replay calls update.
+      per_coordinate: phi -> tree of bool, which leaves of phi are indexed by coordinate, [N] in the order of the raveled
+        theta (a learned start, a rate per coordinate).
+      second_order: its meta-gradients flow through the gradients that it is fed, whatever the estimator's config says.
+      gates: state -> {name: [N]}, what an inspection shows of each coordinate.
       members: theta -> {name: (family, the intervals (start, stop) of the raveled theta that it trains)}, of a family that
         is made of others; phi is {name: phi of that family}. The intervals of all are those of theta's leaves.
     """
@@ -94,6 +98,8 @@ class LearnedOptimizer(NamedTuple):
     replayable: bool = False
     window: Callable[[Phi, Any, jax.Array], jax.Array] | None = None
     per_coordinate: Callable[[Phi], Any] | None = None
+    second_order: bool = False
+    gates: Callable[[Any], Mapping[str, jax.Array]] | None = None
     members: Callable[[Theta], Mapping[str, tuple[LearnedOptimizer, Intervals]]] | None = None
 
 
@@ -114,7 +120,7 @@ class Estimate(NamedTuple):
 
     grad: Phi  # of the mean over tasks of the weighted sum of the window's losses, like phi
     loss: Scalar  # () that weighted sum itself
-    losses: jax.Array  # [W] mean over tasks of f at steps t+1 … t+W, unweighted
+    losses: jax.Array  # [W] mean over tasks of f, the inner loss, at steps t+1 … t+W, unweighted
 
 
 class Estimator(NamedTuple):

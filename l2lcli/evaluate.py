@@ -45,7 +45,8 @@ class Comparison(NamedTuple):
 
 def curves(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, steps: int, every: int) -> Curves:
     """Train one optimizee per key, [S], for `steps` steps; metrics every `every` steps."""
-    measured = problem.metrics is not None and "test" in problem.data
+    # A few-shot problem's metrics are of one task's query, not of the whole split.
+    measured = problem.metrics is not None and "test" in problem.data and problem.query is None
 
     @jax.jit
     def run(phi, keys, data):

@@ -24,15 +24,17 @@ class Fused(NamedTuple):
 
 def fuse(phi: Any, forget_bias: float, output_scale: float) -> Fused:
     """phi with the halves, the forget-gate bias and the output scale multiplied in."""
-    layers = []
-    for name in sorted(name for name in phi if name.startswith("lstm_")):
-        weights = phi[name]
-        hidden = weights["recurrent"].shape[1]
-        half = jnp.full((hidden, 1), 0.5, weights["bias"].dtype)
-        scale = jnp.concatenate([half, half, 2 * half, half])
-        bias = jnp.asarray(weights["bias"]).at[hidden : 2 * hidden].add(forget_bias)
-        layers.append(scale * jnp.concatenate([weights["input"], weights["recurrent"], bias[:, None]], 1))
-    return Fused(tuple(layers), output_scale * phi["readout"]["kernel"], output_scale * phi["readout"]["bias"])
+    layers = tuple(fuse_layer(phi[name], forget_bias) for name in sorted(name for name in phi if name.startswith("lstm_")))
+    return Fused(layers, output_scale * phi["readout"]["kernel"], output_scale * phi["readout"]["bias"])
+
+
+def fuse_layer(weights: Any, forget_bias: float) -> jax.Array:
+    """One layer's {"input", "recurrent", "bias"} as the matrix [4H, inputs + H + 1] that `cell` takes."""
+    hidden = weights["recurrent"].shape[1]
+    half = jnp.full((hidden, 1), 0.5, weights["bias"].dtype)
+    scale = jnp.concatenate([half, half, 2 * half, half])
+    bias = jnp.asarray(weights["bias"]).at[hidden : 2 * hidden].add(forget_bias)
+    return scale * jnp.concatenate([weights["input"], weights["recurrent"], bias[:, None]], 1)
 
 
 class Kept(NamedTuple):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2lcli.base import LearnedOptimizer
+from l2lcli.base import LearnedOptimizer, Phi
 
 
 class Split(NamedTuple):
@@ -43,6 +43,12 @@ class Split(NamedTuple):
             return part
         return jax.lax.all_gather(part, self.axis, tiled=True)[: self.size]
 
+    def own(self, optimizer: LearnedOptimizer, phi: Phi) -> Phi:
+        """phi with this device's part of those leaves that are indexed by coordinate."""
+        if self.devices == 1 or optimizer.per_coordinate is None:
+            return phi
+        return jax.tree.map(lambda leaf, mine: self.cut(leaf) if mine else leaf, phi, optimizer.per_coordinate(phi))
+
     def optimizer(self, optimizer: LearnedOptimizer) -> LearnedOptimizer:
         """The coordinatewise family for gradients of all coordinates, its state a device's own part of them.
 
@@ -50,12 +56,11 @@ class Split(NamedTuple):
         """
 
         def bind(phi):
-            tx = optimizer.bind(phi)
-
             def init(theta):
-                return tx.init(self.fill(theta))
+                return optimizer.bind(phi).init(self.fill(theta))
 
             def update(grad, state, theta=None, **extra):
+                tx = optimizer.bind(self.own(optimizer, phi))
                 step, state = tx.update(self.cut(grad), state, None if theta is None else self.cut(theta), **extra)
                 return self.join(step), state
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2lcli.base import Data, Inner, Key, LearnedOptimizer, Phi, Problem
+from l2lcli.base import Batch, Data, Inner, Key, LearnedOptimizer, Phi, Problem
 
 
 def namespace(root: Key, name: str) -> Key:
@@ -30,13 +30,28 @@ def axes(axis: int | None = 0) -> Inner:
 
 def fresh(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, data: Data) -> Inner:
     """One optimizee before its first step, with f and its gradient at theta_0. The key is consumed."""
+    return begun(problem, optimizer, phi, drawn(problem, optimizer, phi, key, data), data)
+
+
+def drawn(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, data: Data) -> Inner:
+    """The same before `LearnedOptimizer.start` is applied: theta is the problem's own, f and gradient are 0."""
     init_key, step_key = jax.random.split(key)
     theta, task = problem.init(init_key, data)
-    if optimizer.start is not None:
-        theta = optimizer.start(phi, theta)
-    t = jnp.zeros((), jnp.int32)
-    value, grad = _evidence(problem, theta, task, step_key, t, data)
-    return Inner(theta, optimizer.bind(phi).init(theta), task, step_key, t, value, grad)
+    value = jnp.zeros((), jax.tree.leaves(theta)[0].dtype)
+    opt = optimizer.bind(phi).init(theta)
+    return Inner(theta, opt, task, step_key, jnp.zeros((), jnp.int32), value, jax.tree.map(jnp.zeros_like, theta))
+
+
+def begun(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, inner: Inner, data: Data) -> Inner:
+    """What `fresh` makes of what `drawn` made; differentiable in phi where the optimizer learns the start."""
+    theta = inner.theta if optimizer.start is None else optimizer.start(phi, inner.theta)
+    value, grad = _evidence(problem, theta, inner.task, inner.key, inner.t, data)
+    return inner._replace(theta=theta, value=value, grad=grad)
+
+
+def query(problem: Problem, inner: Inner, data: Data) -> Batch:
+    """The evidence of the outer loss at the step that an optimizee of a problem with `query` is at."""
+    return problem.query(jax.random.fold_in(namespace(inner.key, "query"), inner.t), inner.task, data)
 
 
 def unroll(
@@ -50,6 +65,7 @@ def unroll(
     second_order: bool = False,
     checkpoint: bool = False,
     record: Callable[[Inner], Any] | None = None,
+    score: Callable[[Inner], Any] | None = None,
 ) -> tuple[Inner, Any]:
     """Train one optimizee for `steps` steps.
 
@@ -64,10 +80,11 @@ def unroll(
         them ("the dashed edges", Andrychowicz et al. 2016, Fig. 2), and so does the default.
       checkpoint: recompute each step when differentiating, instead of keeping its activations.
       record: what is to be returned of each step, too, of the optimizee before its update: what the optimizer is fed, say.
+      score: what is to be returned of each step instead of f, of the optimizee after its update.
 
     Returns:
-      The optimizee `steps` further, and f at steps t+1 … t+steps: [steps]. With `record`, instead of the latter, f and what
-      was recorded at steps t … t+steps-1, leaves [steps, ...].
+      The optimizee `steps` further, and f at steps t+1 … t+steps: [steps], or what `score` gave, leaves [steps, ...]. With
+      `record`, instead of the latter, that and what was recorded at steps t … t+steps-1, leaves [steps, ...].
     """
     fed = (lambda x: x) if second_order else jax.lax.stop_gradient
 
@@ -77,8 +94,9 @@ def unroll(
         theta = optax.apply_updates(inner.theta, update)
         t = inner.t + 1
         value, grad = _evidence(problem, theta, inner.task, inner.key, t, data)
-        found = value if record is None else (value, record(inner))
-        return Inner(theta, opt, inner.task, inner.key, t, fed(value), fed(grad)), found
+        after = Inner(theta, opt, inner.task, inner.key, t, fed(value), fed(grad))
+        found = value if score is None else score(after)
+        return after, found if record is None else (found, record(inner))
 
     inner = inner._replace(value=fed(inner.value), grad=fed(inner.grad))
     return jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if checkpoint else step, inner, length=steps)

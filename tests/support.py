@@ -158,20 +158,20 @@ def idx(array):
     return gzip.compress(header + bytes(array.ravel().tolist()), mtime=0)
 
 
-def publish(monkeypatch, contents, addresses=(), subsets=None):
-    """Make these bytes the published files of mnist."""
+def publish(monkeypatch, contents, addresses=(), subsets=None, name="mnist"):
+    """Make these bytes the published files of a data set."""
     loader.names()
     files = tuple(
         source.RawFile(
-            name,
-            len(contents[name]),
-            hashlib.sha256(contents[name]).hexdigest(),
-            tuple(address + name for address in addresses),
-            {hashlib.sha256(value).hexdigest(): mark for value, mark in (subsets or {}).get(name, ())},
+            file,
+            len(content),
+            hashlib.sha256(content).hexdigest(),
+            tuple(address + file for address in addresses),
+            {hashlib.sha256(value).hexdigest(): mark for value, mark in (subsets or {}).get(file, ())},
         )
-        for name in NAMES
+        for file, content in contents.items()
     )
-    monkeypatch.setitem(source.sources, "mnist", source.sources["mnist"]._replace(files=files))
+    monkeypatch.setitem(source.sources, name, source.sources[name]._replace(files=files))
 
 
 def empty_cache(tmp_path, monkeypatch):

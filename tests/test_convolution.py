@@ -10,9 +10,10 @@ import pytest
 
 from l2lcli import registry
 from l2lcli.data.loader import Dataset, load
+from l2lcli.problems import convolution
 from l2lcli.problems.classification import of_network
 from l2lcli.problems.conv_classification import ConvClassificationSpec, chosen, on
-from l2lcli.problems.convolution import EPSILON, convolve, normalise, pool
+from l2lcli.problems.convolution import EPSILON, PATCHES, convolve, normalise, pool
 
 
 def draw(*shape, seed=0):
@@ -39,9 +40,10 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("image", "kernel"), SHAPES)
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_convolution_is_the_sum_over_shifts(image, kernel, backend, monkeypatch):
+@pytest.mark.parametrize(("backend", "patches"), [("cpu", PATCHES), ("cpu", 0), ("gpu", 0)])
+def test_convolution_is_the_sum_over_shifts(image, kernel, backend, patches, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)  # what a GPU is given runs here, too
+    monkeypatch.setattr(convolution, "PATCHES", patches)
     x, k = draw(*image), draw(*kernel, seed=1)
     np.testing.assert_allclose(convolve(x, k), by_hand(x, k), rtol=1e-4, atol=1e-5)
 
@@ -58,10 +60,15 @@ def test_its_gradients_are_those_of_xlas_convolution(monkeypatch):
 
         return jax.jit(jax.grad(f, (0, 1)))(x, k), jax.jit(jax.grad(slope, (0, 1)))(x, k)
 
-    ours = gradients()
+    at_once = gradients()
+    monkeypatch.setattr(convolution, "PATCHES", 0)
+    jax.clear_caches()
+    by_rows = gradients()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     jax.clear_caches()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, gradients())
+    theirs = gradients()
+    for ours in (at_once, by_rows):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), ours, theirs)
 
 
 def test_tasks_side_by_side_are_those_one_by_one():

@@ -39,7 +39,7 @@ ORDER = [
     "meta_train evaluate inspection",
     "statistics leaves",
     "estimators",
-    "sharding",
+    "sharding outer",
     "unroll flat split",
     "optimizers problems",
     "lstm_cell",

@@ -21,17 +21,25 @@ import l2lcli.data
 from l2lcli.data import cache, raw
 from l2lcli.data.source import DataError, Source, Splits, named, sources
 
-__all__ = ["DataError", "Dataset", "describe", "load", "names"]
+__all__ = ["DataError", "Dataset", "describe", "load", "names", "prepared"]
 
 _RECORD = "prepared.json"
-_PARTS = {"blocks", "cache", "loader", "raw", "source"}  # modules of this package that are no data sets; blocks imports TFDS
+_PARTS = {
+    "blocks",
+    "cache",
+    "image_folder",
+    "loader",
+    "raw",
+    "source",
+}  # modules of this package that are no data sets; blocks imports TFDS
 
 
 class Dataset(NamedTuple):
     """A data set in memory.
 
     Attributes:
-      splits: "train" and "test" -> {"image": uint8 [n, ...], "label": uint8 or int32 [n]}.
+      splits: "train" and "test", and "validation" where the data set has one -> {"image": uint8 [n, ...], "label": uint8 or
+        int32 [n]}, and what else its reader says.
       label: what results on it are to be labelled with: "mnist", or "cifar10[10000/1000]" for a known subset.
       classes: number of classes; labels are 0 … classes - 1.
       scale: images divided by it lie in 0 … 1.
@@ -68,7 +76,15 @@ def load(name: str, raw_dir: str | os.PathLike[str] | None = None) -> Dataset:
     downloaded, and a cache that cannot be written.
     """
     _list()
-    source = named(name)
+    return prepared(named(name), raw_dir)
+
+
+def prepared(source: Source, raw_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """As `load`, of a source that need not be registered.
+
+    What its `read` raises comes through, but for ValueError and OSError, which become DataError.
+    """
+    name = source.name
     try:
         home = cache.folder() / "tfds"
         target = home / name / source.version
@@ -105,9 +121,10 @@ def _prepared(source: Source, folder: Path, raw_dir: str | os.PathLike[str] | No
     try:
         record = json.loads((folder / _RECORD).read_text())
         label, expected, sizes = record["label"], record["fingerprint"], dict(record["raw"])
+        state = record.get("state", "")
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if _another(source, sizes, raw_dir):
+    if state != source.state or _another(source, sizes, raw_dir):
         return None
     from l2lcli.data import blocks  # TFDS takes most of a second to import: not before there is something to read
 
@@ -130,7 +147,7 @@ def _another(source: Source, sizes: dict[str, Any], raw_dir: str | os.PathLike[s
     given = raw.given_folder(raw_dir)
     if given is None or not any(file.subsets for file in source.files):
         return False
-    paths = [given / source.name / file.name for file in source.files]
+    paths = [given / source.folder / file.name for file in source.files]
     return any(path.is_file() and path.stat().st_size != sizes.get(path.name) for path in paths)
 
 
@@ -157,7 +174,8 @@ def _prepare(source: Source, target: Path, raw_dir: str | os.PathLike[str] | Non
         if fingerprint(splits) != mark:
             raise OSError(f"what was written to {staging} reads back otherwise")
         sizes = {name: path.stat().st_size for name, path in files.items()}
-        (made / _RECORD).write_text(json.dumps({"label": label, "fingerprint": mark, "raw": sizes}, indent=1) + "\n")
+        record = {"label": label, "fingerprint": mark, "raw": sizes, "state": source.state}
+        (made / _RECORD).write_text(json.dumps(record, indent=1) + "\n")
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             os.rename(target, staging / "damaged")

@@ -25,11 +25,16 @@ def given_folder(raw_dir: str | os.PathLike[str] | None) -> Path | None:
     return None if not chosen else Path(os.path.abspath(os.path.expanduser(chosen)))
 
 
+def home(raw_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder of all raw files: the one that the caller names, else `$L2L_RAW_DIR`, else `raw` in the cache folder."""
+    return given_folder(raw_dir) or cache.folder() / "raw"
+
+
 def find(source: Source, raw_dir: str | os.PathLike[str] | None) -> tuple[dict[str, Path], str]:
     """The raw files of a data set, each with a known checksum.
 
-    They are looked for as `<folder>/<data set>/<published file name>`, where folder is `raw_dir`, else `$L2L_RAW_DIR`, else
-    `raw` in the cache folder; into that last one alone they are downloaded if they are missing.
+    They are looked for as `<home(raw_dir)>/<the source's folder>/<published file name>`; into the cache alone they are
+    downloaded if they are missing.
 
     Returns:
       Published file name -> path; and the run's label for them, "cifar10" or, with a known subset, "cifar10[10000/1000]".
@@ -37,7 +42,7 @@ def find(source: Source, raw_dir: str | os.PathLike[str] | None) -> tuple[dict[s
     Raises DataError if a file is missing, has an unknown checksum or cannot be downloaded, OSError if the disk refuses.
     """
     given = given_folder(raw_dir)
-    folder = (given or cache.folder() / "raw") / source.name
+    folder = home(raw_dir) / source.folder
     paths = {file.name: folder / file.name for file in source.files}
     missing = [file for file in source.files if not paths[file.name].exists()]
     if missing and given is not None:

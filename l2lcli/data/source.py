@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-Splits: TypeAlias = "dict[str, dict[str, np.ndarray]]"  # split -> {"image": uint8 [n, ...], "label": uint8 or int32 [n]}
+Splits: TypeAlias = "dict[str, dict[str, np.ndarray]]"  # split -> {"image": uint8 [n, ...], "label": uint8 or int32 [n], …}
 
 
 class DataError(Exception):
@@ -49,8 +49,11 @@ class Source(NamedTuple):
       classes: number of classes; labels are 0 … classes - 1.
       scale: images divided by it lie in 0 … 1.
       files: the raw files; none if the data come with an installed package.
-      read: raw file name -> path, to the splits "train" and "test". Raises ValueError if a file does not parse.
+      read: raw file name -> path, to the splits "train" and "test", and "validation" where that is part of the data set.
+        Raises ValueError if a file does not parse.
+      folder: the folder of the raw files, below that of all raw files.
       version: counted up ("1.1.0") when `read` changes what it returns, so that what is in the cache is prepared anew.
+      state: of raw files that have no checksums; what was prepared under another one is prepared anew.
     """
 
     name: str
@@ -59,7 +62,9 @@ class Source(NamedTuple):
     scale: float
     files: tuple[RawFile, ...]
     read: Callable[[Mapping[str, Path]], Splits]
+    folder: str
     version: str = "1.0.0"
+    state: str = ""
 
 
 sources: dict[str, Source] = {}  # filled by `register` as the package's modules are imported
@@ -72,9 +77,11 @@ def register(
     classes: int,
     scale: float,
     files: tuple[RawFile, ...] = (),
+    folder: str | None = None,
     version: str = "1.0.0",
 ) -> Callable[[Callable[[Mapping[str, Path]], Splits]], Callable[[Mapping[str, Path]], Splits]]:
-    """Decorate the function that reads the raw files of data set `name`; the arguments are those of `Source`.
+    """Decorate the function that reads the raw files of data set `name`; the arguments are those of `Source`; the folder is the
+    name where none is given.
 
     Raises ValueError if the name is taken.
     """
@@ -82,7 +89,7 @@ def register(
     def decorate(read: Callable[[Mapping[str, Path]], Splits]) -> Callable[[Mapping[str, Path]], Splits]:
         if name in sources and sources[name].read.__module__ != read.__module__:
             raise ValueError(f"data set {name!r} is registered already, by {sources[name].read.__module__}")
-        sources[name] = Source(name, description, classes, scale, files, read, version)
+        sources[name] = Source(name, description, classes, scale, files, read, folder or name, version)
         return read
 
     return decorate

@@ -27,7 +27,7 @@ def auto(
     spec: AutoSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...], devices: int = 1
 ) -> Estimator:
     """Build the estimator that `spec` comes down to. Arguments as `autodiff`."""
-    replays = optimizer.replayable and optimizer.start is None and problem.query is None and not spec.second_order
+    replays = optimizer.replayable and not (spec.second_order or optimizer.second_order)
     otherwise = AutodiffSpec(window=spec.window, second_order=spec.second_order)
     chosen = ReplaySpec(window=spec.window) if replays else otherwise
     return registry.estimator.build(chosen, problem, optimizer, tasks, weights, devices)

@@ -28,6 +28,9 @@ def autodiff(
 ) -> Estimator:
     """Build the estimator of d/dphi mean_m Σ_t w_t f_m(theta_t), t over one window (Andrychowicz et al. 2016, Section 2).
 
+    With `Problem.query`, f_m(theta_t) in that sum is the loss on the query. A learned start is part of what is
+    differentiated; its window is the whole episode.
+
     Args:
       spec: its config.
       problem: f.
@@ -39,13 +42,14 @@ def autodiff(
     import jax
     import jax.numpy as jnp
 
-    from l2lcli.unroll import axes, fresh, unroll
+    from l2lcli.outer import outer
+    from l2lcli.unroll import axes, begun, drawn, fresh, unroll
 
-    if optimizer.start is not None or problem.query is not None:
-        raise ValueError("a learned start or a query loss cannot be meta-trained yet")
+    draw = fresh if optimizer.start is None else drawn  # a learned start is applied where it is differentiated
+    second_order = spec.second_order or optimizer.second_order
 
     def init(key, phi, data):
-        one = lambda key: fresh(problem, optimizer, phi, key, data)  # noqa: E731
+        one = lambda key: draw(problem, optimizer, phi, key, data)  # noqa: E731
         return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
 
     def estimate(key, phi, data, state):
@@ -53,14 +57,17 @@ def autodiff(
 
         def objective(phi):
             def one(inner):
+                if optimizer.start is not None:
+                    inner = begun(problem, optimizer, phi, inner, data)
                 return unroll(
-                    problem, optimizer, phi, inner, data, spec.window,
-                    second_order=spec.second_order, checkpoint=spec.checkpoint,
+                    problem, optimizer, phi, inner, data, spec.window, second_order=second_order, checkpoint=spec.checkpoint,
+                    score=None if problem.query is None else outer(problem, weights, data, problem.loss),
                 )  # fmt: skip
 
-            after, losses = jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0))(state)
+            after, found = jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0))(state)
+            losses, judged = (found, found) if problem.query is None else found
             w = jax.lax.dynamic_slice(jnp.asarray(weights, losses.dtype), (state.t,), (spec.window,))
-            return jnp.mean(losses @ w), (after, losses)
+            return jnp.mean(judged @ w), (after, losses)
 
         (loss, (after, losses)), grad = jax.value_and_grad(objective, has_aux=True)(phi)
         return Estimate(grad, loss, losses.mean(0)), after

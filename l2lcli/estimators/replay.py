@@ -4,11 +4,12 @@ The paper drops the gradient along what the optimizer is fed (Andrychowicz et al
 
     L = Σ_t w_t f_t(theta_t),    dL/dphi = Σ_t w_t ⟨∇f_t(theta_t), dtheta_t/dphi⟩,
 
-and ∇f_t(theta_t) is the very gradient that the optimizer is fed at step t. So a window is run forward once and its W + 1
-gradients are recorded; then the optimizer alone is run again over the record, block of coordinates by block, and the
-surrogate Σ_t w_t ⟨∇f_t, theta_t(phi)⟩, in which everything recorded is constant, is differentiated. That is exact. The
-optimizee is never differentiated twice, and a block's activations fit in the cache: memory is W·N floats instead of the
-activations of W·N optimizer steps.
+and ∇f_t(theta_t) is the very gradient that the optimizer is fed at step t; of a loss on a query it is one more, where w_t is
+not 0. So a window is run forward once and its W + 1 gradients are recorded; then the optimizer alone is run again over the
+record, block of coordinates by block, and the surrogate Σ_t w_t ⟨∇f_t, theta_t(phi)⟩, in which everything recorded is
+constant, is differentiated. That is exact. The optimizee is never differentiated twice, and a block's activations fit in the
+cache: memory is W·N floats instead of the activations of W·N optimizer steps. A learned start is carried along by the update
+rule's own recurrence, dtheta_t/dtheta_0.
 """
 
 from __future__ import annotations
@@ -42,23 +43,28 @@ def replay(
 ) -> Estimator:
     """Build the estimator; arguments as `autodiff`, and `devices` to split the blocks over.
 
-    Raises ValueError if the optimizer cannot be replayed.
+    Raises ValueError if the optimizer cannot be replayed, or not a sample of its coordinates.
     """
     import jax
     import jax.numpy as jnp
 
     from l2lcli.estimators.sampling import draw
     from l2lcli.flat import each, flat, length, ravel, take
+    from l2lcli.outer import outer
     from l2lcli.sharding import AXIS, by_coordinate
     from l2lcli.split import Split
-    from l2lcli.unroll import axes, fresh, unroll
+    from l2lcli.unroll import axes, begun, drawn, fresh, unroll
 
-    if not optimizer.replayable or optimizer.start is not None or problem.query is not None:
-        raise ValueError("this optimizer or problem cannot be replayed block by block: use the estimator autodiff")
-    whole = flat(optimizer, lambda member, size: Split(size, devices, AXIS).optimizer(member))
+    if not optimizer.replayable:
+        raise ValueError("this optimizer cannot be replayed block by block: use the estimator autodiff")
+    if spec.sample is not None and (optimizer.start is not None or optimizer.per_coordinate is not None):
+        raise ValueError("parameters with an entry for each coordinate need all of them: no estimator.sample")
+    split = lambda size: Split(size, devices, AXIS)  # noqa: E731
+    whole = flat(optimizer, lambda member, size: split(size).optimizer(member))
+    begin = fresh if optimizer.start is None else drawn  # a learned start is applied where the window begins
 
     def init(key, phi, data):
-        one = lambda key: fresh(problem, whole, phi, key, data)  # noqa: E731
+        one = lambda key: begin(problem, whole, phi, key, data)  # noqa: E731
         return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
 
     def local(key, phi, data, state):
@@ -67,32 +73,51 @@ def replay(
 
         def own(tree):
             vector = ravel(tree)
-            return each(optimizer, theta, lambda member, at: Split(length(at), devices, AXIS).cut(take(vector, at)))
+            return each(optimizer, theta, lambda member, at: split(length(at)).cut(take(vector, at)))
+
+        def judge(theta, query):
+            value, grad = jax.value_and_grad(problem.loss)(theta, query)
+            return value, own(grad)
+
+        score = None if problem.query is None else outer(problem, weights, data, judge)
+        fed = lambda inner: (inner.value, own(inner.grad))  # noqa: E731
 
         def one(inner):
-            fed = lambda inner: (inner.value, own(inner.grad))  # noqa: E731
-            after, (losses, record) = unroll(problem, whole, phi, inner, data, spec.window, record=fed)
-            return after, losses, record, own(inner.theta), own(after.grad)
+            if optimizer.start is not None:
+                inner = begun(problem, whole, phi, inner, data)
+            after, (found, (values, grads)) = unroll(problem, whole, phi, inner, data, spec.window, record=fed, score=score)
+            # Without a query, the gradients that the optimizer is fed are the cotangents, one step later.
+            losses, (judged, cotangents) = (found, (found, own(after.grad))) if score is None else found
+            return after, (losses, judged, values, own(inner.theta), grads, cotangents)
 
-        after, losses, (values, grads), thetas, last = _over_tasks(one, state)
+        after, (losses, judged, values, *record) = _over_tasks(one, state, spec.window)
         w = jax.lax.dynamic_slice(jnp.asarray(weights, losses.dtype), (state.t,), (spec.window,))
 
-        def gradient(member, at, phi, opt, theta, grads, last):
+        def gradient(member, at, phi, *coordinates):
             if not jax.tree.leaves(phi):
                 return phi  # nothing of this member is learned
-            coordinates, counts = (opt, theta, grads, last), jnp.ones_like(theta)
-            if spec.sample is not None and spec.sample < theta.shape[1]:
+            mine = split(length(at))
+            part, back = jax.vjp(lambda phi: mine.own(member, phi), phi)
+            counts = jnp.ones((tasks, coordinates[-1].shape[-1]), losses.dtype)
+            if spec.sample is not None and spec.sample < counts.shape[1]:
                 keys = jax.random.split(jax.random.fold_in(key, at[0][0]), tasks)
                 coordinates, counts = jax.vmap(sampled)(keys, coordinates)
-            return _gradient(member, phi, (*coordinates, counts), values, w / tasks, spec.block)
+            grad, by_start = _gradient(member, part, (*coordinates, counts), values, w / tasks, spec.block)
+            grad = back(grad)[0]
+            if member.start is None:
+                return grad
+            start = lambda phi, drawn: mine.cut(ravel(member.start(phi, drawn)))  # noqa: E731
+            _, back = jax.vjp(lambda phi: jax.vmap(start, (None, 0))(phi, state.theta), phi)
+            return jax.tree.map(jnp.add, grad, back(by_start)[0])
 
         def sampled(key, coordinates):
-            *_, grads, last = coordinates
-            indices, counts = draw(key, jnp.abs(w[:-1]) @ jnp.abs(grads[1:]) + jnp.abs(w[-1] * last), spec.sample)
+            *_, grads, later = coordinates
+            sizes = jnp.abs(w) @ jnp.abs(_cotangents(grads, later))
+            indices, counts = draw(key, sizes, spec.sample)
             return jax.tree.map(lambda leaf: leaf if leaf.ndim == 0 else leaf[..., indices], coordinates), counts
 
-        grad = each(optimizer, theta, gradient, phi, state.opt, thetas, grads, last)
-        return Estimate(grad, jnp.mean(losses @ w), losses.mean(0)), after
+        grad = each(optimizer, theta, gradient, phi, state.opt, *record)
+        return Estimate(grad, jnp.mean(judged @ w), losses.mean(0)), after
 
     def estimate(key, phi, data, state):
         return (local if devices == 1 else by_coordinate(local, devices))(key, phi, data, state)
@@ -100,7 +125,7 @@ def replay(
     return Estimator(init, estimate)
 
 
-def _over_tasks(one, state):
+def _over_tasks(one, state, steps: int):
     """`one` of each task's Inner: side by side where a task is small, one after the other where it fills the machine.
 
     Side by side, the LSTM's arrays have the tasks as another axis, and XLA transposes them at every step.
@@ -111,39 +136,49 @@ def _over_tasks(one, state):
 
     tasks = state.value.shape[0]
     if sum(leaf.size for leaf in jax.tree.leaves(state.theta)) < SMALL * tasks:
-        return jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0, 0, 0, 0))(state)
+        return jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0))(state)
 
     def in_turn(batched):
-        after, *found = one(batched._replace(t=state.t))
-        return after._replace(t=None), *found
+        after, found = one(batched._replace(t=state.t))
+        return after._replace(t=None), found
 
-    after, *found = jax.lax.map(in_turn, state._replace(t=None))
-    return after._replace(t=state.t + found[0].shape[1]), *found
+    after, found = jax.lax.map(in_turn, state._replace(t=None))
+    return after._replace(t=state.t + steps), found
 
 
 def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, weights, block: int):
-    """d/dphi of Σ_{m,t} w_t ⟨∇f_t, theta_t(phi)⟩, block by block.
+    """d/dphi of Σ_{m,t} w_t ⟨c_t, theta_t(phi)⟩, block by block.
 
     Args:
       optimizer: the family.
       phi: its parameters.
       coordinates: its state at the window's beginning (leaves [M, ..., N] or [M]), theta there [M, N], the gradients that it
-        was fed [M, W, N], the one after the last of them [M, N], and what each coordinate counts for [M, N].
+        was fed [M, W, N], the cotangents c_t: [M, W, N], or, where those are the gradients one step later, the one after
+        the last of them [M, N]; and what each coordinate counts for [M, N].
       values: the losses that it was fed [M, W].
       weights: w_t [W].
       block: coordinates at a time.
+
+    Returns:
+      The gradient, and, of a family with a start, the derivative by theta at the window's beginning [M, N] (else None).
     """
     import jax
     import jax.numpy as jnp
 
+    tasks, _, size = coordinates[2].shape
+    shape = tasks, size
     if optimizer.window is not None:
         # Such a family reads gradients alone: the coordinates of all tasks are one vector.
         merge = lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(1, *leaf.shape[1:-1], -1)  # noqa: E731  [1, ..., M N]
         coordinates = jax.tree.map(merge, coordinates)
-    surrogate = _surrogate if optimizer.window is None else _surrogate_of_window
-    tasks, _, size = coordinates[2].shape
+        tasks, _, size = coordinates[2].shape
     width = min(block, size)
     blocks = -(-size // width)
+    leaves, structure = jax.tree.flatten(phi)
+    sliced = [False] * len(leaves)
+    if optimizer.per_coordinate is not None:
+        sliced = jax.tree.leaves(optimizer.per_coordinate(phi))
+    surrogate = _surrogate if optimizer.window is None else _surrogate_of_window
 
     def cut(leaf, task, start):
         leaf = leaf[task]
@@ -153,13 +188,38 @@ def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, weights, bl
         # The last block is as wide as the others, and so begins inside the one before: what is there twice counts once.
         task, first = i // blocks, i % blocks * width
         start = jnp.minimum(first, size - width)
-        opt, theta, grads, last, counts = jax.tree.map(lambda leaf: cut(leaf, task, start), coordinates)
-        cotangents = jnp.outer(weights, counts) * jnp.concatenate([grads[1:], last[None]])
+        opt, theta, grads, later, counts = jax.tree.map(lambda leaf: cut(leaf, task, start), coordinates)
+        cotangents = jnp.outer(weights, counts) * _cotangents(grads, later)
         cotangents = jnp.where(start + jnp.arange(width) >= first, cotangents, 0)
-        grad = jax.grad(surrogate, 1)(optimizer, phi, opt, theta, grads, values[task], cotangents)
-        return jax.tree.map(jnp.add, total, grad), None
 
-    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, phi), jnp.arange(tasks * blocks))[0]
+        def of(phi, theta):
+            return surrogate(optimizer, structure.unflatten(phi), opt, theta, grads, values[task], cotangents)
+
+        part = [cut(leaf[None], 0, start) if own else leaf for leaf, own in zip(leaves, sliced, strict=True)]
+        by_phi, by_theta = jax.grad(of, (0, 1))(part, theta) if optimizer.start else (jax.grad(of)(part, theta), None)
+        of_phi = [
+            _put(whole, (start,), grad) if own else whole + grad
+            for whole, grad, own in zip(total[0], by_phi, sliced, strict=True)
+        ]
+        return (of_phi, None if by_theta is None else _put(total[1], (task, start), by_theta[None])), None
+
+    zeros = [jnp.zeros_like(leaf) for leaf in leaves], jnp.zeros_like(coordinates[1]) if optimizer.start else None
+    of_phi, of_theta = jax.lax.scan(add, zeros, jnp.arange(tasks * blocks))[0]
+    return structure.unflatten(of_phi), None if of_theta is None else of_theta.reshape(shape)
+
+
+def _cotangents(grads, later):
+    """c_1 … c_W of one task [W, N] as `_gradient` is given them."""
+    import jax.numpy as jnp
+
+    return later if later.ndim == 2 else jnp.concatenate([grads[1:], later[None]])
+
+
+def _put(whole, at, part):
+    """The array with `part` added where it begins at the place `at`."""
+    import jax
+
+    return jax.lax.dynamic_update_slice(whole, jax.lax.dynamic_slice(whole, at, part.shape) + part, at)
 
 
 def _surrogate(optimizer: LearnedOptimizer, phi, opt, theta, grads, values, cotangents):
@@ -183,9 +243,9 @@ def _surrogate(optimizer: LearnedOptimizer, phi, opt, theta, grads, values, cota
 def _surrogate_of_window(optimizer: LearnedOptimizer, phi, opt, theta, grads, values, cotangents):
     """The same where the family has a window of its own.
 
-    theta_t is then a sum of updates, and the cotangent of an update the sum of those of every later theta.
+    theta_t is then theta and a sum of updates, and the cotangent of an update the sum of those of every later theta.
     """
     import jax.numpy as jnp
 
     later = jnp.flip(jnp.cumsum(jnp.flip(cotangents, 0), 0), 0)
-    return jnp.vdot(later, optimizer.window(phi, opt, grads))
+    return jnp.vdot(later, optimizer.window(phi, opt, grads)) + jnp.vdot(cotangents.sum(0), theta)

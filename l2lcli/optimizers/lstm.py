@@ -9,6 +9,7 @@ from pydantic import Field
 from l2lcli import registry
 from l2lcli.base import LearnedOptimizer, Spec
 from l2lcli.optimizers.preprocess import LogSign, Preprocess, features, preprocess
+from l2lcli.optimizers.start import learning_start
 
 if TYPE_CHECKING:
     import jax
@@ -28,6 +29,8 @@ class LstmSpec(Spec):
     """The read-out is multiplied by this to give the update."""
     forget_bias: float = 1.0
     """Added to the forget gate's input."""
+    learn_start: bool = False
+    """Learn theta_0, too; needs a window as long as the horizon."""
 
 
 class LstmState(NamedTuple):
@@ -41,7 +44,8 @@ class LstmState(NamedTuple):
 def lstm(spec: LstmSpec) -> LearnedOptimizer:
     """Build the family.
 
-    phi: `lstm_<i>/{input [4H, inputs], recurrent [4H, H], bias [4H]}` and `readout/{kernel [inputs], bias ()}`.
+    phi: `lstm_<i>/{input [4H, inputs], recurrent [4H, H], bias [4H]}` and `readout/{kernel [inputs], bias ()}`, and, with
+    `learn_start`, `start [N]`.
     Gates are stacked in the order input, forget, cell, output. The update of a coordinate is `output_scale` times a
     linear read-out of the last layer's h; it is added to the coordinate, so its sign is the LSTM's own affair.
     """
@@ -92,4 +96,5 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         shown = jax.vmap(jax.vmap(show, out_axes=-1))(grads)
         return window(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
 
-    return LearnedOptimizer(init, bind, replayable=True, window=whole_window if spec.layers else None)
+    family = LearnedOptimizer(init, bind, replayable=True, window=whole_window if spec.layers else None)
+    return learning_start(family) if spec.learn_start else family

@@ -3,6 +3,8 @@
 XLA's own convolution is slow on a CPU once it has to be differentiated (2 s a step for three layers of 16 channels on 128
 CIFAR-10 images, on two cores), and slower still when `vmap` gives each task a kernel of its own. Written as matrix products
 over contiguous runs of images it takes a twentieth of that, and tasks side by side are as quick as one after the other.
+Where all shifts of the images side by side are small, one product does (an eighth to a half less time on the 5 to 75 images
+of a few-shot episode); where they are large, they would not fit in the cache, and rows are taken one by one.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import jax
 
+PATCHES = 1 << 22  # numbers in all K x K shifts of a batch, 16 MB of float32, up to which they are laid side by side
 EPSILON = 1e-3  # added to a variance: the default of Sonnet, which the authors' code is written with
 
 
@@ -54,10 +57,20 @@ def _products():
         padded = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
         return jnp.concatenate([padded[:, :, j : j + width] for j in range(size)], 0)
 
+    def small(x, size):
+        return size * size * x.size <= PATCHES
+
+    def patches(x, size):
+        """All K x K shifts side by side: [K K C, H W B]."""
+        shifted, height = columns(x, size), x.shape[1]
+        return jnp.concatenate([shifted[:, i : i + height] for i in range(size)], 0).reshape(size * size * x.shape[0], -1)
+
     @jax.custom_vjp
     def convolve(x, kernel):
         size, _, c, d = kernel.shape
         _, height, width, batch = x.shape
+        if small(x, size):
+            return (kernel.reshape(-1, d).T @ patches(x, size)).reshape(d, height, width, batch)
         # One product for all rows of the kernel; each then belongs to another row of the result.
         flat = kernel.transpose(0, 3, 1, 2).reshape(size * d, size * c) @ columns(x, size).reshape(size * c, -1)
         rows = flat.reshape(size, d, height + size - 1, width, batch)
@@ -69,6 +82,9 @@ def _products():
     def backward(kept, g):
         x, kernel = kept
         size, _, c, d = kernel.shape
+        of_x = convolve(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+        if small(x, size):
+            return of_x, (patches(x, size) @ g.reshape(d, -1).T).reshape(kernel.shape)
         height = x.shape[1]
         # Row by row: the K rows of x that a row of g was made from stay in the cache for their one product.
         sources = columns(x, size).transpose(1, 0, 2, 3).reshape(height + size - 1, size * c, -1)
@@ -78,8 +94,7 @@ def _products():
             source = jax.lax.dynamic_slice_in_dim(sources, i, size).reshape(size * size * c, -1)
             return source @ jax.lax.dynamic_index_in_dim(made, i, keepdims=False).T
 
-        of_kernel = jax.lax.map(one, jnp.arange(height)).sum(0).reshape(kernel.shape)
-        return convolve(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3)), of_kernel
+        return of_x, jax.lax.map(one, jnp.arange(height)).sum(0).reshape(kernel.shape)
 
     convolve.defvjp(forward, backward)
     return convolve

@@ -10,14 +10,17 @@ if TYPE_CHECKING:
 Activation = Literal["sigmoid", "tanh", "relu", "elu", "gelu"]
 
 
-def mlp(hidden: tuple[int, ...], outputs: int, activation: Activation, init_scale: float) -> linen.Module:
+def mlp(hidden: tuple[int, ...], outputs: int, activation: Activation, init_scale: float | None) -> linen.Module:
     """A multilayer perceptron over flattened inputs, [B, ...] -> [B, outputs] logits.
 
-    Every kernel and every bias starts as N(0, init_scale²), as in Andrychowicz et al. 2016, Section 3.2.
+    Every kernel and every bias starts as N(0, init_scale²), as in Andrychowicz et al. 2016, Section 3.2; with None, kernels
+    start as LeCun normal and biases as 0.
     """
     from flax import linen
 
     def dense(width):
+        if init_scale is None:
+            return linen.Dense(width)
         normal = linen.initializers.normal(init_scale)
         return linen.Dense(width, kernel_init=normal, bias_init=normal)
 

@@ -1,0 +1,48 @@
+"""Meta-SGD: gradient descent from a learned start, with a learned learning rate for every coordinate."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from l2lcli import registry
+from l2lcli.base import LearnedOptimizer, Spec
+from l2lcli.optimizers.start import learning_start
+
+
+class MetaSgdSpec(Spec):
+    """Meta-SGD: a learned start and a learned rate per coordinate, of either sign (Li et al. 2017, Section 3.1)."""
+
+    kind: Literal["meta_sgd"] = "meta_sgd"
+    learning_rate: float = Field(0.01, gt=0)
+    """Where every coordinate's rate starts."""
+    learn_start: bool = True
+    """Learn theta_0; needs a window as long as the horizon."""
+    second_order: bool = True
+    """Let meta-gradients flow through the gradients of the inner updates, as published."""
+
+
+@registry.optimizer.register("meta_sgd", MetaSgdSpec)
+def meta_sgd(spec: MetaSgdSpec) -> LearnedOptimizer:
+    """Build the family; phi: `rate [N]`, and, where it is learned, `start [N]`, both in the order of the raveled theta."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from jax.flatten_util import ravel_pytree
+
+    def init(key, theta):
+        leaves = jax.tree.leaves(theta)
+        return {"rate": jnp.full(sum(leaf.size for leaf in leaves), spec.learning_rate, leaves[0].dtype)}
+
+    def bind(phi):
+        def update(grad, state, theta=None, **extra):
+            flat, unravel = ravel_pytree(grad)
+            return unravel(-phi["rate"] * flat), state
+
+        return optax.GradientTransformationExtraArgs(lambda theta: optax.EmptyState(), update)
+
+    family = LearnedOptimizer(
+        init, bind, replayable=not spec.second_order, per_coordinate=lambda phi: {"rate": True}, second_order=spec.second_order
+    )
+    return learning_start(family) if spec.learn_start else family

@@ -1,0 +1,37 @@
+"""The outer loss of a problem with a query, at those steps alone whose weight is not zero: a query may cost many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from l2lcli.base import Batch, Data, Inner, Problem, Theta
+from l2lcli.unroll import query
+
+
+def outer(
+    problem: Problem, weights: tuple[float, ...], data: Data, judge: Callable[[Theta, Batch], Any]
+) -> Callable[[Inner], Any]:
+    """`unroll`'s `score`: f, and what `judge` says of theta on the query; zeros at a step whose weight is zero.
+
+    Args:
+      problem: one with `query`.
+      weights: w_1 … w_T.
+      data: one split.
+      judge: (theta, query) -> arrays.
+    """
+
+    def score(inner):
+        judged = lambda: judge(inner.theta, query(problem, inner, data))  # noqa: E731
+        if all(weights):
+            return inner.value, judged()
+        counts = jnp.asarray([w != 0 for w in weights])[inner.t - 1]
+        # Zeros that vary over devices as f does: under `shard_map` both branches have to.
+        zero = jnp.where(True, jnp.zeros_like(inner.value), inner.value)
+        nothing = lambda: jax.tree.map(lambda x: jnp.full(x.shape, zero, x.dtype), jax.eval_shape(judged))  # noqa: E731
+        return inner.value, jax.lax.cond(counts, judged, nothing)
+
+    return score

@@ -1,0 +1,66 @@
+"""Few-shot regression of sinusoids (Finn, Abbeel and Levine 2017, Section 5.1)."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from l2lcli import registry
+from l2lcli.base import Problem, Spec
+from l2lcli.problems.networks import Activation, mlp
+
+AMPLITUDE, PHASE, X = (0.1, 5.0), (0.0, math.pi), (-5.0, 5.0)  # intervals that are drawn from, evenly
+
+
+class SinusoidSpec(Spec):
+    """f(theta) = mean squared error of a multilayer perceptron on a few points of A sin(x − φ)."""
+
+    kind: Literal["sinusoid"] = "sinusoid"
+    shots: int = Field(10, ge=1, le=100_000)
+    """Points to learn from, drawn once per task."""
+    queries: int = Field(10, ge=1, le=100_000)
+    """Other points, that the trained network is judged on."""
+    hidden: list[Annotated[int, Field(ge=1, le=10_000)]] = Field([40, 40], max_length=16)
+    """Units of each hidden layer."""
+    activation: Activation = "relu"
+    """After each hidden layer."""
+
+
+@registry.problem.register("sinusoid", SinusoidSpec)
+def sinusoid(spec: SinusoidSpec, raw_dir: str | None = None) -> Problem:
+    """Build the distribution: A ~ U[.1, 5], φ ~ U[0, π], x ~ U[−5, 5]; no noise.
+
+    theta: the Flax parameters, kernels LeCun normal and biases 0 at first; batch and query: {"x" and "y": [n, 1]}; task:
+    {"support": a batch, "query": another}. f and the metric `mse` are mean squared errors. Splits differ in nothing but the
+    keys that tasks are drawn with.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    network = mlp(tuple(spec.hidden), 1, spec.activation, None)
+
+    def init(key, data):
+        amplitude_key, phase_key, support_key, query_key, theta_key = jax.random.split(key, 5)
+        amplitude = jax.random.uniform(amplitude_key, minval=AMPLITUDE[0], maxval=AMPLITUDE[1])
+        phase = jax.random.uniform(phase_key, minval=PHASE[0], maxval=PHASE[1])
+
+        def points(key, n):
+            x = jax.random.uniform(key, (n, 1), minval=X[0], maxval=X[1])
+            return {"x": x, "y": amplitude * jnp.sin(x - phase)}
+
+        task = {"support": points(support_key, spec.shots), "query": points(query_key, spec.queries)}
+        return network.init(theta_key, jnp.zeros((1, 1)))["params"], task
+
+    def loss(theta, batch):
+        return jnp.mean((network.apply({"params": theta}, batch["x"]) - batch["y"]) ** 2)
+
+    return Problem(
+        init,
+        batch=lambda key, task, data: task["support"],
+        loss=loss,
+        data={"train": (), "validation": (), "test": ()},
+        query=lambda key, task, data: task["query"],
+        metrics=lambda theta, batch: {"mse": loss(theta, batch)},
+    )
