@@ -48,8 +48,10 @@ class Experiment(NamedTuple):
         return jax.eval_shape(self.problem.init, self.root, self.problem.data["train"])[0]
 
     def phi(self) -> Any:
-        """Fresh optimizer parameters."""
-        return self.optimizer.init(namespace(self.root, "phi"), self.theta())
+        """Fresh optimizer parameters; a learned start begins as one of the problem's own."""
+        key, data = namespace(self.root, "phi"), self.problem.data["train"]
+        theta = self.theta() if self.optimizer.start is None else jax.jit(self.problem.init)(key, data)[0]
+        return self.optimizer.init(key, theta)
 
     def fitted(self, found: Trained) -> Any:
         """phi of a trained optimizer, for this family and theta. Raises RunError if it does not fit them."""

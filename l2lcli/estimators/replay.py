@@ -188,7 +188,7 @@ def _gradient(optimizer: LearnedOptimizer, phi, coordinates, values, weights, bl
         ]
         return (of_phi, None if by_theta is None else _put(total[1], (task, start), by_theta[None])), None
 
-    zeros = [jnp.zeros_like(leaf) for leaf in leaves], jnp.zeros((tasks, size), values.dtype) if optimizer.start else None
+    zeros = [jnp.zeros_like(leaf) for leaf in leaves], jnp.zeros_like(coordinates[1]) if optimizer.start else None
     of_phi, of_theta = jax.lax.scan(add, zeros, jnp.arange(tasks * blocks))[0]
     return structure.unflatten(of_phi), None if of_theta is None else of_theta.reshape(shape)
 
