@@ -65,13 +65,6 @@ class TrainSpec(Spec):
     """Least time from one checkpoint to the next, in seconds."""
 
 
-def weights(spec: TrainSpec) -> tuple[float, ...]:
-    """w_1 … w_T."""
-    if isinstance(spec.weights, list):
-        return tuple(spec.weights)
-    return (1.0,) * spec.horizon if spec.weights == "all" else (0.0,) * (spec.horizon - 1) + (1.0,)
-
-
 class EvalSpec(Spec):
     """Evaluation against tuned baselines."""
 

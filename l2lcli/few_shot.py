@@ -29,11 +29,11 @@ JOINT_RATE = 1e-3  # of Adam, for the network trained on all tasks together
 JOINT_DISPATCH = 20  # its steps
 HIGHER = {"accuracy"}  # metrics of which more is better
 
-Judge = Callable[[Phi, Key], tuple[np.ndarray, dict[str, np.ndarray]]]
+Judge = Callable[[Phi, Key, str], tuple[np.ndarray, dict[str, np.ndarray]]]
 
 
-def judge(problem: Problem, optimizer: LearnedOptimizer, updates: int, split: str, poll: Callable[[], None]) -> Judge:
-    """(phi, [S] keys) -> the loss on the query and the metrics after 0 … `updates` updates, [S, updates + 1] each."""
+def judge(problem: Problem, optimizer: LearnedOptimizer, updates: int, poll: Callable[[], None]) -> Judge:
+    """(phi, [S] keys, split) -> the loss on the query and the metrics after 0 … `updates` updates, [S, updates + 1] each."""
 
     @jax.jit
     def run(phi, keys, data):
@@ -48,7 +48,7 @@ def judge(problem: Problem, optimizer: LearnedOptimizer, updates: int, split: st
 
         return jax.lax.map(one, keys, batch_size=SIDE_BY_SIDE)
 
-    def judged(phi, keys):
+    def judged(phi, keys, split):
         return _dispatched(lambda keys: run(phi, keys, problem.data[split]), keys, poll)
 
     return judged
@@ -187,10 +187,10 @@ def compare(
 
     def add(label: str, family: LearnedOptimizer, phi: Callable[[float | None], Phi], tuned: bool) -> None:
         tell(f"{'tuning' if tuned else 'judging'} {label}")
-        validate = judge(problem, family, updates, "validation", poll)
-        measure = lambda rate: validate(phi(rate), tuning)[1][metric].mean(0)  # noqa: E731
+        judged = judge(problem, family, updates, poll)
+        measure = lambda rate: judged(phi(rate), tuning, "validation")[1][metric].mean(0)  # noqa: E731
         rate, chosen = tune(metric, measure) if tuned else (None, best(metric, measure(None)))
-        losses, metrics = judge(problem, family, updates, "test", poll)(phi(rate), keys)
+        losses, metrics = judged(phi(rate), keys, "test")
         enter(label, steps, losses, metrics, chosen, learning_rate=rate)
         entry = {f"phi_{which}": {"learning_rate": rate} if tuned else None for which in ("final", "sum")}
         entry |= statistics.describe(losses, losses, minibatch=False)

@@ -17,9 +17,8 @@ import numpy as np
 import optax
 
 from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Phi, Problem, Spec
-from l2lcli.config_specs import weights
 from l2lcli.optimizers.hand import hand
-from l2lcli.outer import outer
+from l2lcli.outer import outer, weights
 from l2lcli.unroll import fresh, namespace, unroll
 
 CAPACITY = 1024  # meta-steps per dispatch at most: the rows of one dispatch are returned in a buffer of this size

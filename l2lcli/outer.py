@@ -8,8 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from l2lcli.base import Batch, Data, Inner, Problem, Theta
+from l2lcli.base import Batch, Data, Inner, Problem, Spec, Theta
 from l2lcli.unroll import query
+
+
+def weights(spec: Spec) -> tuple[float, ...]:
+    """w_1 … w_T of a config's `train` section."""
+    if spec.weights == "all":
+        return (1.0,) * spec.horizon
+    return (0.0,) * (spec.horizon - 1) + (1.0,) if spec.weights == "last" else tuple(spec.weights)
 
 
 def outer(

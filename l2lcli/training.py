@@ -14,11 +14,11 @@ import numpy as np
 from l2lcli import backend, leaves, meta_train, registry, sharding, trained
 from l2lcli.artefact import RunError, one_line, write_artefact
 from l2lcli.config import Config
-from l2lcli.config_specs import weights
 from l2lcli.endings import Diverged, Signals, Stopped
 from l2lcli.events import Events
 from l2lcli.experiment import Experiment, build, evaluate, record_environment, write
 from l2lcli.meta_train import Chunk, MetaTraining, Outer, Record, meta_training
+from l2lcli.outer import weights
 from l2lcli.progress import Progress
 from l2lcli.rundir import Run
 
