@@ -57,6 +57,7 @@ class Problem(NamedTuple):
       query: (key, task, data) -> evidence of the OUTER loss where it differs from the inner one (few-shot); the key is
         consumed. `init`, `batch` and `query` of a task need the same split.
       metrics: (theta, batch) -> named scalars such as accuracy; evaluated on the whole "test" split, or on a query.
+      joint: the network that baselines of a few-shot problem are made of.
       provenance: label -> fingerprint of each data set that was read; "mnist[10000/1000]" labels a subset.
     """
 
@@ -67,7 +68,24 @@ class Problem(NamedTuple):
     minibatch: bool = False
     query: Callable[[Key, Task, Data], Batch] | None = None
     metrics: Callable[[Theta, Batch], dict[str, Scalar]] | None = None
+    joint: Joint | None = None
     provenance: Mapping[str, str] = {}
+
+
+class Joint(NamedTuple):
+    """What baselines of a few-shot problem need: one network for all its training tasks together.
+
+    Attributes:
+      problem: training that network, on "train" alone.
+      start: (its theta, theta_0 of an episode) -> an episode's learner that begins as that network, but for the new output.
+      features: (its theta, or None, batch) -> [B, F] what it makes of the inputs of a batch; the inputs themselves for None.
+      copied: (support, query, [Q] rows of the support) -> metrics of answering each query as that row of the support.
+    """
+
+    problem: Problem
+    start: Callable[[Theta, Theta], Theta]
+    features: Callable[[Theta | None, Batch], jax.Array]
+    copied: Callable[[Batch, Batch, jax.Array], dict[str, Scalar]]
 
 
 class LearnedOptimizer(NamedTuple):

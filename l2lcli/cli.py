@@ -249,9 +249,9 @@ def _plan(config: Config) -> str:
 
 def _show(folder: Path) -> None:
     """Print the result of a run or of an evaluation, and where it lies."""
-    from l2lcli import tables
+    from l2lcli import few_shot_report, tables
 
     summary = tables.read_summary(folder)
     if summary is not None:
-        print(tables.table(summary))
+        print((few_shot_report if summary.get("few_shot") else tables).table(summary))
     print(f"\nreport: {folder / 'report.html'}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from l2lcli import curves, tables
+from l2lcli import curves, few_shot_report, tables
 from l2lcli.drawing import save
 from l2lcli.figures import loss_figure
 from l2lcli.heatmap import Cell, cell, heatmap
@@ -33,9 +33,12 @@ def write(folders: list[Path], out: Path) -> Path:
     runs: Evaluated = {name: (path, summary) for name, (path, summary) in found.items() if summary}
     if not runs:
         raise tables.ReportError("nothing to compare: none of these runs has been evaluated (no summary.json)")
-    ratios = tables.ratio_rows({name: summary for name, (_, summary) in runs.items()}, "run")
-    body = ["<h1>Runs compared</h1>", html_table(ratios)]
-    body += [f"<p>{escape(name)} has not been evaluated.</p>" for name in found if name not in runs]
+    few = {name: summary for name, (_, summary) in runs.items() if summary.get("few_shot")}
+    body = ["<h1>Runs compared</h1>", *_few_shot(few)]
+    runs = {name: run for name, run in runs.items() if name not in few}
+    if runs:
+        body.append(html_table(tables.ratio_rows({name: summary for name, (_, summary) in runs.items()}, "run")))
+    body += [f"<p>{escape(name)} has not been evaluated.</p>" for name in found if not found[name][1]]
     spread = spread_rows(runs)
     body += ["<h2>Meta-training seeds</h2>", html_table(spread), SPREAD] if len(spread) > 1 else []
     matrices = list(_matrices(runs))
@@ -43,6 +46,16 @@ def write(folders: list[Path], out: Path) -> Path:
     curves = list(_learned_curves(runs))
     body += ["<h2>Learned optimizers</h2>", *curves] if curves else []
     return page(Path(out), "Runs compared", body)
+
+
+def _few_shot(summaries: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """For each set of test episodes, what the runs learned beside the baselines, as a table and a figure."""
+    for title, found in few_shot_report.merged(summaries).items():
+        episodes = next(iter(found.values()))["episodes"]
+        yield f"<h2>Few-shot: {escape(title)}</h2>"
+        yield html_table(few_shot_report.rows(found)) + few_shot_report.NOTES.format(episodes=episodes)
+        figure = few_shot_report.figure(f"few_shot_{title}", title, found, None)
+        yield html_figure(figure, save(figure))
 
 
 def _rows(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:

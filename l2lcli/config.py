@@ -13,7 +13,7 @@ from typing import Any
 
 from l2lcli import config_faults, config_files, config_tree, yaml_emit, yaml_strict
 from l2lcli.config_faults import Finding
-from l2lcli.config_specs import Config, config_class
+from l2lcli.config_specs import FEW_SHOT, Config, config_class
 from l2lcli.yaml_strict import DEFAULT, Fault, Node, plain, shown
 
 RESERVED = ("latest", "reference", "evaluations")
@@ -165,6 +165,11 @@ def _cross(config: Config) -> Iterator[Finding]:
         yield Finding(at, f"{window} does not divide the horizon {horizon}", (("train", "horizon"),))
     elif window and window != horizon and config.train.weights == "last":
         yield Finding(("train", "weights"), f"last needs window = horizon, but these are {window} and {horizon}", (at,))
+    elif isinstance(config.train.weights, list):
+        yield from _listed_weights(config.train.weights, horizon, window or horizon)
+    if window and window != horizon and getattr(config.optimizer, "learn_start", False):
+        message = f"a learned start needs window = horizon, but these are {window} and {horizon}"
+        yield Finding(("optimizer", "learn_start"), message, (at, ("optimizer",)))
     for i, episode in enumerate(config.train.keep):
         if episode > config.train.episodes:
             fault = f"{episode} is after the last of the {config.train.episodes} episodes"
@@ -177,10 +182,18 @@ def _cross(config: Config) -> Iterator[Finding]:
     for i, name in enumerate(config.eval.baselines):
         if name in config.eval.baselines[:i]:
             yield Finding(("eval", "baselines", i), f"{shown(name)} is there twice")
-        else:
+        elif name not in FEW_SHOT:
             names["eval", "baselines", i] = name, config.eval.steps
     for path, (name, horizon) in names.items():
         try:
             hand.check(name, horizon)  # loads JAX for a name that is not among the common ones
         except ValueError as error:
             yield Finding(path, str(error))
+
+
+def _listed_weights(weights: list[float], horizon: int, window: int) -> Iterator[Finding]:
+    at = ("train", "weights")
+    if len(weights) != horizon:
+        yield Finding(at, f"{len(weights)} weights for the {horizon} steps of the horizon")
+    elif empty := [start for start in range(0, horizon, window) if not any(weights[start : start + window])]:
+        yield Finding(at, f"no step of the window from {empty[0] + 1} to {empty[0] + window} has a weight")

@@ -13,6 +13,7 @@ from l2lcli.yaml_strict import Path
 
 KINDS: dict[Path, str] = {("problem",): "quadratic", ("optimizer",): "lstm", ("train", "estimator"): "auto"}  # the defaults
 
+FEW_SHOT = ("finetune", "nearest_neighbour")  # baselines of few-shot problems alone
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Seeds = Annotated[int, Field(ge=2, le=100_000)]
 Episodes = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -62,8 +63,8 @@ class TrainSpec(Spec):
     """Fresh optimizees in a validation."""
     patience: Episodes | None = None
     """Validations without improvement after which training stops; null for never."""
-    weights: Literal["all", "last"] = "all"
-    """Which steps' losses of a window count: every one alike, or the last alone, which needs window = horizon."""
+    weights: Literal["all", "last"] | list[Annotated[float, Field(ge=0)]] = "all"
+    """How much the losses at steps 1 … horizon count: every one alike, the last alone, or a number for each step."""
     checkpoint_seconds: float = Field(default=20, ge=0, le=86_400)
     """Least time from one checkpoint to the next, in seconds."""
 
@@ -78,9 +79,16 @@ class EvalSpec(Spec):
     tuning_seeds: Seeds = 10
     """Other optimizees, that the baselines' learning rates are tuned on."""
     baselines: list[str] = Field(default=["sgd", "momentum", "nag", "rmsprop", "adam"], max_length=100)
-    """Optax optimizers to compare with; adam_cosine and nag_cosine: with a rate that falls to zero at the last step."""
+    """Optax optimizers to compare with; adam_cosine and nag_cosine: with a rate that falls to zero at the last step. For
+    few-shot problems also finetune and nearest_neighbour."""
     metrics_every: Positive = 20
     """Steps from one measurement of the test metrics to the next."""
+    updates: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Few-shot problems: inner updates up to which the query is judged; they have no `steps` and `seeds`."""
+    episodes: Seeds = 600
+    """Few-shot problems: test episodes; tuning_seeds is how many validation episodes choices are made on."""
+    joint_steps: Positive = 1000
+    """Few-shot problems: steps of training jointly on all training classes, for finetune and nearest_neighbour."""
     variants: dict[VariantName, dict[str, JsonValue]] = Field(default={}, max_length=1000)
     """Further settings to evaluate on: name -> {dotted key: value}, changes to this file."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2lcli import backend, leaves, pictures, rates, registry, report, trained
+from l2lcli import backend, few_shot, gate_pictures, gates, leaves, pictures, rates, registry, report, trained
 from l2lcli.artefact import RunError, write_artefact
 from l2lcli.base import Key, LearnedOptimizer, Problem
 from l2lcli.config import Config, ConfigError, variant
+from l2lcli.config_specs import FEW_SHOT
 from l2lcli.evaluate import Comparison, Curves, compare, program
 from l2lcli.inspection import Inspection, inspect
 from l2lcli.optimizers.hand import hand
@@ -48,8 +50,10 @@ class Experiment(NamedTuple):
         return jax.eval_shape(self.problem.init, self.root, self.problem.data["train"])[0]
 
     def phi(self) -> Any:
-        """Fresh optimizer parameters."""
-        return self.optimizer.init(namespace(self.root, "phi"), self.theta())
+        """Fresh optimizer parameters; a learned start begins as one of the problem's own."""
+        key, data = namespace(self.root, "phi"), self.problem.data["train"]
+        theta = self.theta() if self.optimizer.start is None else jax.jit(self.problem.init)(key, data)[0]
+        return self.optimizer.init(key, theta)
 
     def fitted(self, found: Trained) -> Any:
         """phi of a trained optimizer, for this family and theta. Raises RunError if it does not fit them."""
@@ -88,11 +92,13 @@ class Evaluation(NamedTuple):
 
     Attributes:
       comparisons: name -> comparison, first the experiment's own, then each variant's.
-      inspection: what the learned optimizer's updates look like; None where there is none.
+      inspection: what the learned optimizer's updates look like; None where there is none, or on few-shot problems.
+      gates: rows of gates.csv; None where the learned optimizer has none.
     """
 
     comparisons: dict[str, Comparison]
     inspection: Inspection | None
+    gates: list[tuple[Any, ...]] | None = None
 
 
 def build(config: Config) -> Experiment:
@@ -108,6 +114,8 @@ def build(config: Config) -> Experiment:
         raise ConfigError([f"optimizer: {error}"]) from error
     if not jax.tree.leaves(phi):
         raise ConfigError(["optimizer: nothing of it is learned"])
+    if problem.query is None and (alien := [name for name in config.eval.baselines if name in FEW_SHOT]):
+        raise ConfigError([f"eval.baselines: {alien[0]} is for few-shot problems, which {config.problem.kind} is not"])
     return built
 
 
@@ -149,7 +157,11 @@ def evaluate(
     for name in config.eval.variants:
         saying = lambda line, name=name: tell(f"{name}: {line}")  # noqa: E731
         found[name] = _compare(experiment.varied(name, phi), phi, kept, saying, poll)
-    return Evaluation(found, None if phi is None else _inspect(experiment, phi, found[config.name].summary, tell, poll))
+    if phi is None:
+        return Evaluation(found, None)
+    few = experiment.problem.query is not None
+    inspection = None if few else _inspect(experiment, phi, found[config.name].summary, tell, poll)
+    return Evaluation(found, inspection, _gates(experiment, phi, tell, poll))
 
 
 def _inspect(experiment: Experiment, phi: Any, summary: dict[str, Any], tell: Callable[[str], None], poll: Callable[[], None]):
@@ -162,6 +174,18 @@ def _inspect(experiment: Experiment, phi: Any, summary: dict[str, Any], tell: Ca
     return inspect(experiment.problem, optimizers, namespace(experiment.root, "inspection"), experiment.config.eval.steps)
 
 
+def _gates(experiment: Experiment, phi: Any, tell: Callable[[str], None], poll: Callable[[], None]):
+    if experiment.optimizer.gates is None:
+        return None
+    poll()
+    tell("recording gates")
+    spec, few = experiment.config.eval, experiment.problem.query is not None
+    key, split = namespace(experiment.root, "inspection"), "test" if few else "train"
+    return gates.record(
+        experiment.problem, experiment.optimizer, phi, key, spec.updates if few else min(spec.steps, gates.STEPS), split
+    )
+
+
 def _compare(
     experiment: Experiment,
     phi: Any | None,
@@ -170,24 +194,41 @@ def _compare(
     poll: Callable[[], None],
 ) -> Comparison:
     config, spec = experiment.config, experiment.config.eval
-    found = compare(
-        experiment.problem,
-        config.name,
-        None if phi is None else (experiment.label, experiment.optimizer, phi),
-        spec.baselines,
-        experiment.root,
-        steps=spec.steps,
-        seeds=spec.seeds,
-        tuning_seeds=spec.tuning_seeds,
-        metrics_every=spec.metrics_every,
-        kept=kept,
-        tell=tell,
-        poll=poll,
-        remember=_remembering(experiment, tell),
-    )
+    learned = None if phi is None else (experiment.label, experiment.optimizer, phi)
+    what = experiment.problem, config.name, learned, spec.baselines, experiment.root
+    if experiment.problem.query is not None:
+        found = few_shot.compare(
+            *what,
+            updates=spec.updates,
+            episodes=spec.episodes,
+            tuning_seeds=spec.tuning_seeds,
+            joint_steps=spec.joint_steps,
+            tell=tell,
+            poll=poll,
+        )
+        found.summary["test_episodes"] = _episodes(experiment)
+    else:
+        found = compare(
+            *what,
+            steps=spec.steps,
+            seeds=spec.seeds,
+            tuning_seeds=spec.tuning_seeds,
+            metrics_every=spec.metrics_every,
+            kept=kept,
+            tell=tell,
+            poll=poll,
+            remember=_remembering(experiment, tell),
+        )
     subsets = [label for label in experiment.problem.provenance if "[" in label]
     label = {"label": f"{config.name} ({', '.join(subsets)})"} if subsets else {}
     return found._replace(summary={**found.summary, **label})
+
+
+def _episodes(experiment: Experiment) -> str:
+    """A digest of all that decides what the test episodes are: results under one digest can be compared."""
+    config = experiment.config
+    drawn = [config.problem.model_dump(mode="json"), config.seed, config.eval.episodes, dict(experiment.problem.provenance)]
+    return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _remembering(
@@ -235,6 +276,8 @@ def write(run: Run, evaluation: Evaluation, folder: str = "") -> None:
         run.write_curves(f"{folder}curves/{name}.csv", [*columns, "loss"], _loss_rows(comparison.curves))
         if any(curves.metrics for curves in comparison.curves.values()):
             run.write_curves(f"{folder}metrics/{name}.csv", [*columns, "metric", "value"], _metric_rows(comparison.curves))
+    if evaluation.gates is not None:
+        run.write_curves(f"{folder}{gate_pictures.FILE}", gate_pictures.COLUMNS, evaluation.gates)
     if evaluation.inspection is not None:
         write_artefact(run.path / folder / pictures.FILE, *evaluation.inspection)
     main, *variants = found

@@ -18,6 +18,7 @@ import optax
 
 from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Phi, Problem, Spec
 from l2lcli.optimizers.hand import hand
+from l2lcli.outer import outer, weights
 from l2lcli.unroll import fresh, namespace, unroll
 
 CAPACITY = 1024  # meta-steps per dispatch at most: the rows of one dispatch are returned in a buffer of this size
@@ -61,8 +62,8 @@ class MetaTraining(NamedTuple):
       init: (root key, phi, data) -> Outer.
       advance: (root key, Outer, data, count) -> (Outer, [CAPACITY, 3] of loss, gradient norm, skipped; the first
         `count` rows are filled, fewer if a run of skipped steps ended it).
-      validate: (root key, phi, data) -> () mean over the validation seeds of Σ_{t=0}^{T-1} f(theta_t); of f(theta_T) where
-        the last step alone is what counts.
+      validate: (root key, phi, data) -> () mean over the validation seeds of Σ_{t=0}^{T-1} f(theta_t); where the config
+        weighs steps, or the problem has a query, of the weighted sum that meta-training minimises.
       per_episode: meta-steps per episode, T / W.
       limit: skipped meta-steps in a row that count as divergence.
     """
@@ -147,8 +148,11 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
     def validate(root, phi, data):
         def one(key):
             inner = fresh(problem, optimizer, phi, key, data)
-            losses = unroll(problem, optimizer, phi, inner, data, spec.horizon)[1]
-            return losses[-1] if spec.weights == "last" else inner.value + losses[:-1].sum()
+            score = None if problem.query is None else outer(problem, weights(spec), data, problem.loss)
+            found = unroll(problem, optimizer, phi, inner, data, spec.horizon, score=score)[1]
+            if score is None and spec.weights == "all":
+                return inner.value + found[:-1].sum()
+            return jnp.vdot(found if score is None else found[1], jnp.asarray(weights(spec)))
 
         return jax.vmap(one)(jax.random.split(namespace(root, "validation"), spec.validation_seeds)).mean()
 

@@ -8,10 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from l2lcli import curves, pictures, tables
+from l2lcli import curves, few_shot_report, pictures, tables
 from l2lcli.architectures import architecture_figure
 from l2lcli.drawing import Figure, save
 from l2lcli.figures import loss_figure, training_figure
+from l2lcli.gate_pictures import gate_figure
 from l2lcli.heatmap import cell, heatmap
 from l2lcli.pages import html_figure, html_table, page
 
@@ -28,13 +29,19 @@ every number here is from other seeds, on which all optimizers started from the 
 def _planned(folder: Path, summary: dict[str, Any] | None) -> list[Figure]:
     """Every figure that the folder has the data for; a variant's name has a hyphen in it, no other has."""
     drawn = [training_figure(tables.read_metrics(folder / "metrics.jsonl"))]
-    if summary:
-        label, own = summary.get("label") or summary["problem"], curves.of(folder, summary["problem"])
+    label = (summary.get("label") or summary["problem"]) if summary else "Run"
+    if summary and summary.get("few_shot"):
+        parts = {f"few_shot-{name}": (f"{label}, variant {name}", part) for name, part in summary["variants"].items()}
+        for name, (title, part) in {"few_shot": (label, summary), **parts}.items():
+            drawn.append(few_shot_report.figure(name, title, few_shot_report.entries(part), summary["learned"]))
+    elif summary:
+        own = curves.of(folder, summary["problem"])
         names = {"loss_steps": False, "loss_seconds": True}
         drawn += [loss_figure(name, label, summary, own, seconds) for name, seconds in names.items()]
         for name, part in (summary.get("variants") or {}).items():
             drawn.append(loss_figure(f"loss_steps-{name}", f"{label}, variant {name}", part, curves.of(folder, name)))
         drawn += [_generalisation(label, summary), architecture_figure(label, summary), *pictures.planned(folder, label)]
+    drawn.append(gate_figure(folder, label))
     return [figure for figure in drawn if figure]
 
 
@@ -86,11 +93,21 @@ def write(folder: Path) -> Path:
     unknown = "This run has not been evaluated: nothing can be said yet against the baselines."
     clock = tables.clock(summary) if summary else ""
     said = f"{tables.verdict(summary)} {clock and f'{clock}.'}".strip() if summary else unknown
+    few = bool(summary and summary.get("few_shot"))
+    said = few_shot_report.verdict(summary) if few else said
     body = [f'<h1>{escape(title)}</h1><p class="verdict">{escape(said)}</p>']
     if not summary and status.get("state", "done") != "done":
         told = ", ".join(f"{key} {status[key]}" for key in ("state", "step", "reason") if status.get(key) is not None)
         body.append(f"<p>This run is not complete: {escape(told)}.</p>")
-    if summary:
+    gates = shown.pop("gates", "")
+    if few:
+        results = html_table(few_shot_report.rows(few_shot_report.entries(summary)), summary["learned"])
+        results += few_shot_report.NOTES.format(episodes=summary["seeds"])
+        variants = html_table(few_shot_report.variant_rows(tables.parts(summary))) if summary["variants"] else ""
+        variants += "".join(html for name, html in shown.items() if "-" in name)
+        results += shown["few_shot"]
+        sections = {"Results": results, "Generalisation": variants, "Gates": gates, **sections}
+    elif summary:
         results = html_table(tables.optimizer_rows(summary), summary["learned"])
         results += NOTES.format(last=summary["steps"] - 1, **summary)
         variants = html_table(tables.ratio_rows(tables.parts(summary), "variant")) if summary["variants"] else ""
@@ -105,7 +122,7 @@ def write(folder: Path) -> Path:
             "Results": results,
             "Loss": loss,
             "Generalisation": variants,
-            "Update rule": rule,
+            "Update rule": rule + gates,
             "How the baselines were tuned": TUNING,
             **sections,
         }

@@ -18,6 +18,7 @@ from l2lcli.endings import Diverged, Signals, Stopped
 from l2lcli.events import Events
 from l2lcli.experiment import Experiment, build, evaluate, record_environment, write
 from l2lcli.meta_train import Chunk, MetaTraining, Outer, Record, meta_training
+from l2lcli.outer import weights
 from l2lcli.progress import Progress
 from l2lcli.rundir import Run
 
@@ -66,17 +67,12 @@ def _seconds(run: Run) -> dict[str, float]:
     return {"train_seconds": run.read_status().get("train_seconds", 0.0)}
 
 
-def _weights(spec: Any) -> tuple[float, ...]:
-    """w_1 … w_T."""
-    return (1.0,) * spec.horizon if spec.weights == "all" else (0.0,) * (spec.horizon - 1) + (1.0,)
-
-
 def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals, progress: Progress) -> Any:
     """The best phi, on the host."""
     spec, problem = experiment.config.train, experiment.problem
 
     def estimator(tasks: int, devices: int):
-        return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, _weights(spec), devices)
+        return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, weights(spec), devices)
 
     meta = meta_training(problem, experiment.optimizer, sharding.over_tasks(estimator, spec.tasks, devices), spec)
     outer, record, rows, finished = _begin(experiment, run, meta, progress.warn)

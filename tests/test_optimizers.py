@@ -61,6 +61,8 @@ def test_jit_equals_eager(family):
 
 
 def test_init_takes_an_abstract_theta(family):
+    if family.start is not None:
+        return  # it begins as that theta
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), THETA)
     a, b = family.init(jax.random.key(2), THETA), family.init(jax.random.key(2), abstract)
     assert jax.tree.structure(a) == jax.tree.structure(b)

@@ -7,13 +7,16 @@ al. 2016; Ravi and Larochelle 2017, Section 2).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from pydantic import Field, model_validator
 
-from l2lcli.base import Problem, Spec
+from l2lcli.base import Joint, Problem, Spec
 from l2lcli.data.source import DataError, Splits
-from l2lcli.problems.learners import ConvLearner, Learner, network
+from l2lcli.problems.learners import ConvLearner, Learner, features, network, trunk
+
+JOINT_BATCH = 64  # images per step of training on all classes together
 
 
 class EpisodeSpec(Spec):
@@ -128,15 +131,44 @@ def episodes(spec: EpisodeSpec, name: str, splits: Splits, scale: float, provena
     def query(key, task, data):
         return {"image": data["image"][task["query"]], "label": labels(spec.queries)}
 
-    def logits(theta, batch):
+    def pixels(batch, dtype=jnp.float32):
         # Pixels stay uint8 until here: the whole data set in memory is a quarter of what floats would take.
-        dtype = jax.tree.leaves(theta)[0].dtype
-        return learner.apply({"params": theta}, batch["image"].astype(dtype) / scale)
+        return batch["image"].astype(dtype) / scale
 
-    def loss(theta, batch):
-        return optax.softmax_cross_entropy_with_integer_labels(logits(theta, batch), batch["label"]).mean()
+    def objective(learner):
+        def logits(theta, batch):
+            return learner.apply({"params": theta}, pixels(batch, jax.tree.leaves(theta)[0].dtype))
 
-    def metrics(theta, batch):
-        return {"accuracy": jnp.mean(jnp.argmax(logits(theta, batch), -1) == batch["label"])}
+        def loss(theta, batch):
+            return optax.softmax_cross_entropy_with_integer_labels(logits(theta, batch), batch["label"]).mean()
 
-    return Problem(init, batch, loss, data, minibatch=minibatch, query=query, metrics=metrics, provenance=provenance)
+        def metrics(theta, batch):
+            return {"accuracy": jnp.mean(jnp.argmax(logits(theta, batch), -1) == batch["label"])}
+
+        return loss, metrics
+
+    everyone = network(spec.learner, len(data["train"]["start"]))
+
+    def any_batch(key, task, data):
+        rows = jax.random.randint(key, (JOINT_BATCH,), 0, len(data["image"]))
+        return {"image": data["image"][rows], "label": jnp.searchsorted(data["start"], rows, side="right") - 1}
+
+    def shown(theta, batch):
+        if theta is None:
+            return pixels(batch).reshape(len(batch["label"]), -1)
+        return features(functools.partial(network, spec.learner), theta, pixels(batch))
+
+    joint = Joint(
+        Problem(
+            lambda key, data: (everyone.init(key, jnp.zeros((1, *shape)))["params"], ()),
+            any_batch,
+            objective(everyone)[0],
+            {"train": data["train"]},
+            minibatch=True,
+        ),
+        trunk,
+        shown,
+        lambda support, query, nearest: {"accuracy": jnp.mean(support["label"][nearest] == query["label"])},
+    )
+    loss, metrics = objective(learner)
+    return Problem(init, batch, loss, data, minibatch, query, metrics, joint, provenance)

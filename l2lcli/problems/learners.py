@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from l2lcli.base import Spec
+from l2lcli.base import Spec, Theta
 from l2lcli.problems.networks import Activation, mlp
 
 if TYPE_CHECKING:
+    import jax
     from flax import linen
 
 Width = Annotated[int, Field(ge=1, le=10_000)]
@@ -49,6 +51,25 @@ def network(spec: Learner, ways: int) -> linen.Module:
     if isinstance(spec, MlpLearner):
         return mlp(tuple(spec.hidden), ways, spec.activation, None)
     return _convolutional(spec.filters, spec.blocks, ways)
+
+
+def head(theta: Theta) -> str:
+    """The name of a learner's last layer, the linear one; a multilayer perceptron's layers are numbered."""
+    return max(theta, key=lambda name: (name == "fc", int(name.rpartition("_")[2]) if name != "fc" else 0))
+
+
+def trunk(trained: Theta, theta: Theta) -> Theta:
+    """A learner that begins as another one, which has other outputs: all layers but the last."""
+    return trained | {head(theta): theta[head(theta)]}
+
+
+def features(learner: Callable[[int], linen.Module], theta: Theta, x: jax.Array) -> jax.Array:
+    """What a learner's last layer reads, [B, F]; `learner` builds it for a number of outputs."""
+    import jax.numpy as jnp
+
+    width = theta[head(theta)]["kernel"].shape[0]
+    through = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
+    return learner(width).apply({"params": theta | {head(theta): through}}, x)
 
 
 def _convolutional(filters: int, blocks: int, ways: int) -> linen.Module:

@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Problem, Spec
+from l2lcli.base import Joint, Problem, Spec
+from l2lcli.problems.learners import features
 from l2lcli.problems.networks import Activation, mlp
 
 AMPLITUDE, PHASE, X = (0.1, 5.0), (0.0, math.pi), (-5.0, 5.0)  # intervals that are drawn from, evenly
+JOINT_BATCH = 256  # points per step, each of another sinusoid, of training on all of them together
 
 
 class SinusoidSpec(Spec):
@@ -39,23 +41,38 @@ def sinusoid(spec: SinusoidSpec, raw_dir: str | None = None) -> Problem:
     import jax
     import jax.numpy as jnp
 
-    network = mlp(tuple(spec.hidden), 1, spec.activation, None)
+    build = lambda outputs: mlp(tuple(spec.hidden), outputs, spec.activation, None)  # noqa: E731
+    network = build(1)
 
-    def init(key, data):
-        amplitude_key, phase_key, support_key, query_key, theta_key = jax.random.split(key, 5)
+    def draw(key, *sizes):
+        """Points of one sinusoid, so many in each part."""
+        amplitude_key, phase_key, *keys = jax.random.split(key, 2 + len(sizes))
         amplitude = jax.random.uniform(amplitude_key, minval=AMPLITUDE[0], maxval=AMPLITUDE[1])
         phase = jax.random.uniform(phase_key, minval=PHASE[0], maxval=PHASE[1])
+        x = [jax.random.uniform(key, (n, 1), minval=X[0], maxval=X[1]) for key, n in zip(keys, sizes, strict=True)]
+        return [{"x": x, "y": amplitude * jnp.sin(x - phase)} for x in x]
 
-        def points(key, n):
-            x = jax.random.uniform(key, (n, 1), minval=X[0], maxval=X[1])
-            return {"x": x, "y": amplitude * jnp.sin(x - phase)}
+    def start(key):
+        return network.init(key, jnp.zeros((1, 1)))["params"]
 
-        task = {"support": points(support_key, spec.shots), "query": points(query_key, spec.queries)}
-        return network.init(theta_key, jnp.zeros((1, 1)))["params"], task
+    def init(key, data):
+        task_key, theta_key = jax.random.split(key)
+        support, query = draw(task_key, spec.shots, spec.queries)
+        return start(theta_key), {"support": support, "query": query}
 
     def loss(theta, batch):
         return jnp.mean((network.apply({"params": theta}, batch["x"]) - batch["y"]) ** 2)
 
+    def points(key, task, data):
+        of_many = jax.vmap(lambda key: draw(key, 1)[0])(jax.random.split(key, JOINT_BATCH))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, 1), of_many)
+
+    joint = Joint(
+        Problem(lambda key, data: (start(key), ()), points, loss, {"train": ()}, minibatch=True),
+        start=lambda trained, theta: trained,
+        features=lambda theta, batch: batch["x"] if theta is None else features(build, theta, batch["x"]),
+        copied=lambda support, query, nearest: {"mse": jnp.mean((support["y"][nearest] - query["y"]) ** 2)},
+    )
     return Problem(
         init,
         batch=lambda key, task, data: task["support"],
@@ -63,4 +80,5 @@ def sinusoid(spec: SinusoidSpec, raw_dir: str | None = None) -> Problem:
         data={"train": (), "validation": (), "test": ()},
         query=lambda key, task, data: task["query"],
         metrics=lambda theta, batch: {"mse": loss(theta, batch)},
+        joint=joint,
     )
