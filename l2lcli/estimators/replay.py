@@ -46,7 +46,7 @@ def replay(
 ) -> Estimator:
     """Build the estimator; arguments as `autodiff`, and `devices` to split the blocks over.
 
-    Raises ValueError if the optimizer cannot be replayed, or not a sample of its coordinates; if f has no minibatches to average.
+    Raises ValueError if the optimizer cannot be replayed, or not a sample of its coordinates, or if f has no minibatches.
     """
     import jax
     import jax.numpy as jnp
