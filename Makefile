@@ -6,7 +6,14 @@ RUN ?=
 BASELINES ?= adam,rmsprop,sgd
 L2L := .venv/bin/l2l
 
-.PHONY: help setup train eval test lint figures bench clean
+# What `make paper` runs: every experiment of README's table of claims, and those whose spread over meta-training seeds it shows.
+PAPER ?= quadratic quadratic-deepmind simple simple-multi polynomial polynomial-5 digits digits-window-100 digits-episodes \
+  digits-preprocess-off digits-preprocess-k5 digits-scale-1 digits-scale-001 digits-one-layer digits-meta-sgd digits-relu \
+  mnist-window20 mnist mnist-relu cifar10 cifar10-groups cifar10-sub
+SEEDED ?= quadratic digits mnist-window20
+KEEP = $(L2L) report runs/latest --save-reference
+
+.PHONY: help setup train eval test lint figures paper claims bench clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -39,6 +46,19 @@ lint: .venv/installed  ## Check style and format
 figures: .venv/installed  ## Draw the figures that README.md shows again, from runs/reference
 	$(L2L) report --figures $$(grep -o 'runs/reference/[^)]*/figures/' README.md | sed 's|/figures/||' | grep -v /bench | sort -u)
 	$(L2L) bench --scaling --draw --append runs/reference/bench/scaling.jsonl
+
+paper: .venv/installed  ## Run the experiments of the table of claims from nothing, and keep their results: about six hours on 2 cores
+	set -e; for name in $(PAPER); do $(L2L) train configs/$$name.yaml; $(KEEP); done
+	set -e; for seed in 1 2; do for name in $(SEEDED); do $(L2L) train configs/$$name.yaml --set seed=$$seed; $(KEEP); done; \
+	  $(L2L) train configs/mnist.yaml --set seed=$$seed --init-from runs/latest; $(KEEP); done
+	$(L2L) eval mnist --config configs/mnist-architectures.yaml
+	$(L2L) report runs/evaluations/latest --save-reference
+	$(L2L) eval digits --config configs/digits-variants.yaml
+	$(L2L) report runs/evaluations/latest --save-reference
+	$(MAKE) claims
+
+claims: .venv/installed  ## Print the table of claims, as README.md shows it, from runs/reference
+	@$(L2L) report --claims runs/reference/claims.yaml
 
 bench: .venv/installed  ## Time a meta-gradient beside plain JAX, plain PyTorch (if installed) and the machine's limits
 	$(L2L) bench

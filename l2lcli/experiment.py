@@ -1,4 +1,4 @@
-"""From a config to its objects, to a comparison, to files: what training, evaluation and the Python API have in common."""
+"""From a config to its objects, to a comparison: what training, evaluation and the Python API have in common."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2lcli import backend, few_shot, gate_pictures, gates, leaves, pictures, rates, registry, report, trained
-from l2lcli.artefact import RunError, write_artefact
+from l2lcli import few_shot, gates, leaves, rates, registry, trained
+from l2lcli.artefact import RunError
 from l2lcli.base import Key, LearnedOptimizer, Problem
 from l2lcli.config import Config, ConfigError, variant
 from l2lcli.config_specs import FEW_SHOT
-from l2lcli.evaluate import Comparison, Curves, compare, program
+from l2lcli.evaluate import Comparison, compare, program
 from l2lcli.inspection import Inspection, inspect
 from l2lcli.optimizers.hand import hand
-from l2lcli.rundir import Run
-from l2lcli.tables import read_json
 from l2lcli.trained import Trained
 from l2lcli.unroll import namespace
 
@@ -261,54 +259,3 @@ def _remembering(
         return found
 
     return remember
-
-
-def write(run: Run, evaluation: Evaluation, folder: str = "") -> None:
-    """Write into a run: `curves/<name>.csv`, `metrics/<name>.csv`, inspection.npz, summary.json; from these, the report.
-
-    Args:
-      run: where to.
-      evaluation: what `evaluate` returned.
-      folder: below the run, "eval/digits/", or "" for the run's own evaluation.
-    """
-    columns, found = ["optimizer", "seed", "step"], evaluation.comparisons
-    for name, comparison in found.items():
-        run.write_curves(f"{folder}curves/{name}.csv", [*columns, "loss"], _loss_rows(comparison.curves))
-        if any(curves.metrics for curves in comparison.curves.values()):
-            run.write_curves(f"{folder}metrics/{name}.csv", [*columns, "metric", "value"], _metric_rows(comparison.curves))
-    if evaluation.gates is not None:
-        run.write_curves(f"{folder}{gate_pictures.FILE}", gate_pictures.COLUMNS, evaluation.gates)
-    if evaluation.inspection is not None:
-        write_artefact(run.path / folder / pictures.FILE, *evaluation.inspection)
-    main, *variants = found
-    summary = found[main].summary | {"variants": {name: found[name].summary for name in variants}}
-    run.write_json(f"{folder}summary.json", summary)
-    report.write(run.path / folder)
-
-
-def _loss_rows(found: dict[str, Curves]):
-    for optimizer, curves in found.items():
-        for seed, losses in enumerate(curves.losses):
-            for step, loss in enumerate(losses):
-                yield optimizer, seed, step, loss
-
-
-def _metric_rows(found: dict[str, Curves]):
-    for optimizer, curves in found.items():
-        for metric, values in curves.metrics.items():
-            for seed, of_seed in enumerate(values):
-                for step, value in zip(curves.steps.tolist(), of_seed, strict=True):
-                    yield optimizer, seed, step, metric, value
-
-
-def record_environment(
-    run: Run, experiment: Experiment, devices: int, argv: list[str], warn: Callable[[str], None], folder: str = ""
-) -> None:
-    """Write env.json. Where the run has one, it stays, and `warn` hears of what has changed since and may change bits."""
-    now = {**backend.environment(argv, dict(experiment.problem.provenance)), "devices_used": devices}
-    then = read_json(run.path / folder / "env.json")
-    if then is None or "versions" not in then:  # at its creation, a run knows no more than its command
-        return run.write_json(f"{folder}env.json", now)
-    for key in ("versions", "platform", "backend", "devices_used", "datasets"):
-        if then.get(key) != now[key]:
-            warn(f"warning: {key} was {then.get(key)} when this run began and is {now[key]} now: bits may differ")
