@@ -139,9 +139,9 @@ def test_first_order_maml_moves_the_start_by_the_gradient_where_it_ends():
 
 def two_devices():
     """Assert that two devices give the gradient of one: of two tasks, one each; of one task, half of its coordinates each."""
-    spec = registry.estimator.specs()["replay"](window=T, block=5)
-    for name, tasks in (("meta_sgd", 1), ("lstm", 1), ("meta_sgd", 2)):
-        optimizer, found = FAMILIES[name], []
+    for name, tasks in (("meta_sgd", 1), ("lstm", 1), ("meta_sgd", 2), ("maml", 2)):
+        optimizer, found = FAMILIES.get(name) or family(name), []
+        spec = registry.estimator.specs()["auto"](window=T)
         phi = phi_of(optimizer, jnp.float32)
         for devices in (1, 2):
             build = lambda *n: registry.estimator.build(spec, PROBLEM, optimizer, n[0], LAST, n[1])  # noqa: B023, E731
