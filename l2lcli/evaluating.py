@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from l2lcli import backend, experiment, rundir
+from l2lcli import backend, experiment, results, rundir
 from l2lcli.artefact import faults
 from l2lcli.config import Config, dump
 from l2lcli.endings import Signals
@@ -39,7 +39,7 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
             run, folder = rundir.create(EVALUATIONS, config.name, dump(config)), ""
         with run:
             experiment.record_environment(run, built, 1, argv, progress.warn, folder)
-            experiment.write(run, evaluation, folder)
+            results.write(run, evaluation, folder)
             if not folder:
                 run.status("done")
     return run.path / folder

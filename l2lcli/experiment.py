@@ -1,4 +1,4 @@
-"""From a config to its objects, to a comparison, to files: what training, evaluation and the Python API have in common."""
+"""From a config to its objects and to a comparison: what training, evaluation and the Python API have in common."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2lcli import backend, few_shot, gate_pictures, gates, leaves, pictures, rates, registry, report, trained
-from l2lcli.artefact import RunError, write_artefact
+from l2lcli import backend, few_shot, gates, leaves, rates, registry, trained
+from l2lcli.artefact import RunError
 from l2lcli.base import Key, LearnedOptimizer, Problem
 from l2lcli.config import Config, ConfigError, variant
 from l2lcli.config_specs import FEW_SHOT
-from l2lcli.evaluate import Comparison, Curves, compare, program
+from l2lcli.evaluate import Comparison, compare, program
 from l2lcli.inspection import Inspection, inspect
 from l2lcli.optimizers.hand import hand
 from l2lcli.rundir import Run
@@ -160,10 +160,9 @@ def _gates(experiment: Experiment, phi: Any, tell: Callable[[str], None], poll: 
     poll()
     tell("recording gates")
     spec, few = experiment.config.eval, experiment.problem.query is not None
-    key, split = namespace(experiment.root, "inspection"), "test" if few else "train"
-    return gates.record(
-        experiment.problem, experiment.optimizer, phi, key, spec.updates if few else min(spec.steps, gates.STEPS), split
-    )
+    steps, split = (spec.updates, "test") if few else (min(spec.steps, gates.STEPS), "train")
+    key = namespace(experiment.root, "inspection")
+    return gates.record(experiment.problem, experiment.optimizer, phi, key, steps, split)
 
 
 def _compare(experiment: Experiment, phi: Any | None, tell: Callable[[str], None], poll: Callable[[], None]) -> Comparison:
@@ -236,44 +235,6 @@ def _remembering(
         return found
 
     return remember
-
-
-def write(run: Run, evaluation: Evaluation, folder: str = "") -> None:
-    """Write into a run: `curves/<name>.csv`, `metrics/<name>.csv`, inspection.npz, summary.json; from these, the report.
-
-    Args:
-      run: where to.
-      evaluation: what `evaluate` returned.
-      folder: below the run, "eval/digits/", or "" for the run's own evaluation.
-    """
-    columns, found = ["optimizer", "seed", "step"], evaluation.comparisons
-    for name, comparison in found.items():
-        run.write_curves(f"{folder}curves/{name}.csv", [*columns, "loss"], _loss_rows(comparison.curves))
-        if any(curves.metrics for curves in comparison.curves.values()):
-            run.write_curves(f"{folder}metrics/{name}.csv", [*columns, "metric", "value"], _metric_rows(comparison.curves))
-    if evaluation.gates is not None:
-        run.write_curves(f"{folder}{gate_pictures.FILE}", gate_pictures.COLUMNS, evaluation.gates)
-    if evaluation.inspection is not None:
-        write_artefact(run.path / folder / pictures.FILE, *evaluation.inspection)
-    main, *variants = found
-    summary = found[main].summary | {"variants": {name: found[name].summary for name in variants}}
-    run.write_json(f"{folder}summary.json", summary)
-    report.write(run.path / folder)
-
-
-def _loss_rows(found: dict[str, Curves]):
-    for optimizer, curves in found.items():
-        for seed, losses in enumerate(curves.losses):
-            for step, loss in enumerate(losses):
-                yield optimizer, seed, step, loss
-
-
-def _metric_rows(found: dict[str, Curves]):
-    for optimizer, curves in found.items():
-        for metric, values in curves.metrics.items():
-            for seed, of_seed in enumerate(values):
-                for step, value in zip(curves.steps.tolist(), of_seed, strict=True):
-                    yield optimizer, seed, step, metric, value
 
 
 def record_environment(

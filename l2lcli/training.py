@@ -16,10 +16,11 @@ from l2lcli.artefact import RunError, one_line, write_artefact
 from l2lcli.config import Config
 from l2lcli.endings import Diverged, Signals, Stopped
 from l2lcli.events import Events
-from l2lcli.experiment import Experiment, build, evaluate, record_environment, write
+from l2lcli.experiment import Experiment, build, evaluate, record_environment
 from l2lcli.meta_train import Chunk, MetaTraining, Outer, Record, meta_training
 from l2lcli.outer import weights
 from l2lcli.progress import Progress
+from l2lcli.results import write
 from l2lcli.rundir import Run
 
 STATUS_SECONDS = 2.0  # between rewrites of status.json

@@ -16,6 +16,7 @@ ORDER = [
     "bench_report",
     "training evaluating bench bench_scaling",
     "bench_peers",
+    "results",
     "experiment",
     "reference",
     "report comparison",
