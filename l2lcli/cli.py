@@ -237,12 +237,14 @@ def _plan(config: Config) -> str:
     spec, comparison = config.train, config.eval
     meta_steps = spec.episodes * (spec.horizon // spec.estimator.window)
     baselines = ", ".join(comparison.baselines) or "nothing"
+    compared = f"compared over {comparison.steps} steps on {comparison.seeds} seeds with {baselines}, tuned on"
+    if "queries" in type(config.problem).model_fields:  # few-shot
+        compared = f"judged up to {comparison.updates} updates on {comparison.episodes} episodes beside {baselines}, chosen on"
     lines = [
         f"{spec.episodes} episodes of {spec.horizon} steps on {spec.tasks} tasks; a meta-step every {spec.estimator.window} "
         f"steps, {meta_steps} in all",
         f"validated every {spec.validate_every} episodes on {spec.validation_seeds} seeds",
-        f"compared over {comparison.steps} steps on {comparison.seeds} seeds with {baselines}, "
-        f"tuned on {comparison.tuning_seeds} other seeds",
+        f"{compared} {comparison.tuning_seeds} other seeds",
     ]
     return "\n".join(f"# {line}" for line in lines)
 

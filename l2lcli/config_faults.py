@@ -130,8 +130,10 @@ def _repair(model: type[BaseModel], error: Any, value: Any) -> bool:
 
 def _findings(model: type[BaseModel], errors: list[Any], value: Any) -> list[Finding]:
     mistyped: dict[Path, list[Any]] = {}  # a value that may be of several types has an error for each
-    found = []
-    for error in errors:
+    found, paths = [], [_path(error["loc"], value) for error in errors]
+    for error, path in zip(errors, paths, strict=True):
+        if error["type"] == "literal_error" and any(len(p) > len(path) and p[: len(path)] == path for p in paths):
+            continue  # a list that is no word either: what is wrong is further in
         if error["type"].removesuffix("_type") in EXPECTED:
             mistyped.setdefault(_path(error["loc"], value), []).append(error)
         else:

@@ -178,10 +178,9 @@ def _gates(experiment: Experiment, phi: Any, tell: Callable[[str], None], poll: 
     poll()
     tell("recording gates")
     spec, few = experiment.config.eval, experiment.problem.query is not None
-    key, split = namespace(experiment.root, "inspection"), "test" if few else "train"
-    return gates.record(
-        experiment.problem, experiment.optimizer, phi, key, spec.updates if few else min(spec.steps, gates.STEPS), split
-    )
+    steps, split = (spec.updates, "test") if few else (min(spec.steps, gates.STEPS), "train")
+    key = namespace(experiment.root, "inspection")
+    return gates.record(experiment.problem, experiment.optimizer, phi, key, steps, split)
 
 
 def _compare(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from l2lcli import tables
-from l2lcli.drawing import INK, LEARNED, NAMED, OTHERS, Figure, plain
+from l2lcli.drawing import INK, LEARNED, NAMED, OTHERS, Figure, log_ticks, plain
 from l2lcli.lines import spread
 
 HIGHER = {"accuracy"}
@@ -152,6 +152,7 @@ def _draw(found: Entries, label: str, metric: str, learned: str | None) -> Any:
         ax.set_yscale("log")
         best = {n: min((m for m in e["mean"] if m is not None), default=1.0) for n, e in found.items()}
         ax.set_ylim(min(best.values()) / 1.5, 3 * max(best.values()))  # one that diverges leaves at the top
+        log_ticks(ax.yaxis, *ax.get_ylim())
     for name, entry in found.items():
         colour = LEARNED if name == learned else NAMED.get(name) or next(spare)
         x, mean, half = (np.array(entry[key], float) for key in ("updates", "mean", "ci"))

@@ -12,7 +12,11 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from l2lcli import registry, sharding
+from l2lcli.config import ConfigError, config_class, load
 from l2lcli.flat import flat
+from l2lcli.meta_train import meta_training
+from l2lcli.outer import weights
+from l2lcli.unroll import namespace
 
 T, M = 4, 2
 PROBLEM = registry.problem.build(
@@ -47,10 +51,10 @@ def phi_of(optimizer, dtype, seed=0):
     return unravel(phi + 0.05 * jnp.sin(jnp.arange(phi.size, dtype=dtype)))
 
 
-def estimate(kind, optimizer, dtype, weights=LAST, window=T, phi=None, **more):
+def estimate(kind, optimizer, dtype, w=LAST, window=T, phi=None, **more):
     """The meta-gradients of an episode's windows."""
     spec = registry.estimator.specs()[kind](window=window, **more)
-    made = registry.estimator.build(spec, PROBLEM, flat(optimizer), M, weights)
+    made = registry.estimator.build(spec, PROBLEM, flat(optimizer), M, w)
     phi = phi_of(optimizer, dtype) if phi is None else phi
     state, found = as_dtype(made.init(jax.random.key(2), phi, ()), dtype), []
     for _ in range(T // window):
@@ -70,20 +74,20 @@ def test_replay_equals_autodiff(name):
     """Learned starts, rates per coordinate, and steps without a weight; blocks of 5 do not divide 13."""
     window = 2 if name == "no start" else T
     single, double = (jnp.float32, 1e-5, LAST), (jnp.float64, 1e-12, SOME)
-    for dtype, tolerance, weights in (single, double) if name == "lstm_gd_v2" else (double,):
+    for dtype, tolerance, ws in (single, double) if name == "lstm_gd_v2" else (double,):
         with jax.enable_x64(dtype == jnp.float64):
             plain, replayed = (
-                estimate(kind, FAMILIES[name], dtype, weights, window, **more)
+                estimate(kind, FAMILIES[name], dtype, ws, window, **more)
                 for kind, more in (("autodiff", {}), ("replay", {"block": 5}))
             )
-            for ours, theirs, part in zip(replayed, plain, np.reshape(weights, (-1, window)), strict=True):
+            for ours, theirs, part in zip(replayed, plain, np.reshape(ws, (-1, window)), strict=True):
                 np.testing.assert_allclose(ours.loss, theirs.loss, rtol=tolerance)
                 np.testing.assert_allclose(ours.losses, theirs.losses, rtol=tolerance)
                 if part.any():
                     assert_close(ours.grad, theirs.grad, tolerance)
 
 
-def loss_by_hand(optimizer, phi, weights=LAST):
+def loss_by_hand(optimizer, phi, ws):
     """The outer loss of the estimators' M tasks, by a plain loop."""
     total = 0.0
     for key in jax.random.split(jax.random.key(2), M):
@@ -91,7 +95,7 @@ def loss_by_hand(optimizer, phi, weights=LAST):
         theta = optimizer.start(phi, theta)
         tx = optimizer.bind(phi)
         state = tx.init(theta)
-        for w in weights:
+        for w in ws:
             value, grad = jax.value_and_grad(PROBLEM.loss)(theta, task["support"])
             update, state = tx.update(grad, state, theta, value=value)
             theta = optax.apply_updates(theta, update)
@@ -135,9 +139,9 @@ def test_first_order_maml_moves_the_start_by_the_gradient_where_it_ends():
 
 def two_devices():
     """Assert that two devices give the gradient of one: of two tasks, one each; of one task, half of its coordinates each."""
-    spec = registry.estimator.specs()["replay"](window=T, block=5)
-    for name, tasks in (("meta_sgd", 1), ("lstm", 1), ("meta_sgd", 2)):
-        optimizer, found = FAMILIES[name], []
+    for name, tasks in (("meta_sgd", 1), ("lstm", 1), ("meta_sgd", 2), ("maml", 2)):
+        optimizer, found = FAMILIES.get(name) or family(name), []
+        spec = registry.estimator.specs()["auto"](window=T)
         phi = phi_of(optimizer, jnp.float32)
         for devices in (1, 2):
             build = lambda *n: registry.estimator.build(spec, PROBLEM, optimizer, n[0], LAST, n[1])  # noqa: B023, E731
@@ -152,6 +156,45 @@ def test_two_devices_give_the_gradient_of_one():
     code = "import jax; jax.config.update('jax_num_cpu_devices', 2); import test_outer; test_outer.two_devices(); print('same')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert done.stdout == "same\n", done.stderr
+
+
+def test_validation_measures_what_is_trained_for():
+    """The mean over fresh tasks of the weighted losses on the query."""
+    optimizer = family("maml", learning_rate=0.1)
+    phi = phi_of(optimizer, jnp.float32)
+    spec = config_class()().train.model_copy(
+        update={"horizon": T, "weights": list(SOME), "validation_seeds": 3, "episodes": 1, "tasks": M}
+    )
+    assert weights(spec) == SOME and weights(spec.model_copy(update={"weights": "last"})) == LAST
+    spec = spec.model_copy(update={"estimator": registry.estimator.specs()["auto"](window=T)})
+    made = registry.estimator.build(spec.estimator, PROBLEM, optimizer, M, SOME)
+    found = meta_training(PROBLEM, optimizer, made, spec).validate(jax.random.key(0), phi, ())
+    total = 0.0
+    for key in jax.random.split(namespace(jax.random.key(0), "validation"), 3):
+        theta, task = PROBLEM.init(jax.random.split(key)[0], ())
+        theta = optimizer.start(phi, theta)
+        for w in SOME:
+            grad = jax.grad(PROBLEM.loss)(theta, task["support"])
+            theta = jax.tree.map(lambda x, g: x - jnp.exp(phi["log_learning_rate"]) * g, theta, grad)
+            total += w * PROBLEM.loss(theta, task["query"]) / 3
+    np.testing.assert_allclose(found, total, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["train.weights=[1, 2]"], "2 weights for the 100 steps of the horizon"),
+        (["train.weights=[1, x]"], "expected a number, got 'x'"),
+        (["train.weights=lst"], "did you mean 'last'"),
+        ([f"train.weights={[0] * 40 + [1] * 60}"], "no step of the window from 1 to 20 has a weight"),
+        (["optimizer={kind: maml}"], "a learned start needs window = horizon, but these are 20 and 100"),
+    ],
+)
+def test_weights_and_starts_that_do_not_fit_are_refused_in_one_line(tmp_path, overrides, complaint):
+    (tmp_path / "c.yaml").write_text("train: {horizon: 100}\n")
+    with pytest.raises(ConfigError, match=complaint) as error:
+        load(tmp_path / "c.yaml", overrides)
+    assert len(error.value.faults) == 1
 
 
 def test_a_start_of_another_size_is_refused():

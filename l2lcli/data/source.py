@@ -11,9 +11,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 Splits: TypeAlias = "dict[str, dict[str, np.ndarray]]"  # split -> {"image": uint8 [n, ...], "label": uint8 or int32 [n], …}
 
