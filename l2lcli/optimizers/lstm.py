@@ -27,9 +27,6 @@ class LstmSpec(Spec):
     """What the LSTM is shown of a gradient."""
     output_scale: float = Field(0.1, gt=0)
     """The read-out is multiplied by this to give the update."""
-    readout_init: float = Field(1.0, gt=0)
-    """The read-out's weights start this many times larger. With output_scale as many times smaller the optimizer is the same,
-    but a meta-optimizer like Adam, whose steps do not know a parameter's scale, moves its read-out in finer steps."""
     forget_bias: float = 1.0
     """Added to the forget gate's input."""
     learn_start: bool = False
@@ -77,8 +74,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
                 "bias": uniform(bias_key, (4 * spec.hidden,), spec.hidden),
             }
             inputs = spec.hidden
-        kernel = spec.readout_init * uniform(keys[-1], (inputs,), inputs)
-        phi["readout"] = {"kernel": kernel, "bias": jnp.zeros((), dtype)}
+        phi["readout"] = {"kernel": uniform(keys[-1], (inputs,), inputs), "bias": jnp.zeros((), dtype)}
         return phi
 
     def bind(phi):
