@@ -114,9 +114,11 @@ def evaluate(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(metavar="T", help="Optimizee steps, but for variants that say their own.")
+        int | None, typer.Option(metavar="T", help="Optimizee steps (few-shot: updates), but for variants that say their own.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(metavar="S", help="Optimizees that every optimizer is reported on.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(metavar="S", help="Optimizees (few-shot: episodes) that all are reported on.")
+    ] = None,
     variants: Annotated[
         bool, typer.Option("--variants/--no-variants", help="Evaluate on the config's eval.variants, too; the default.")
     ] = True,
@@ -128,6 +130,7 @@ def evaluate(
 
     names = None if baseline is None else [part.strip() for part in baseline.split(",") if part.strip()]
     options = {"eval.steps": steps, "eval.seeds": seeds, "eval.baselines": names}
+    options |= {"eval.updates": steps, "eval.episodes": seeds}  # what counts on few-shot problems
     changes = {key: value for key, value in options.items() if value is not None}
     with endings.listening() as flag:
         config = None if path is None else configs.load(path, overrides)

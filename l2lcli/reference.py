@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from l2lcli import config as configs
-from l2lcli import curves, pictures, report, tables, trained
+from l2lcli import curves, gate_pictures, pictures, report, tables, trained
 from l2lcli.artefact import RunError, faults, plain, read_artefact, replacing, strict_json, write_artefact
 from l2lcli.config import Config
 
@@ -84,8 +84,9 @@ def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> N
         put("env.json", strict_json({key: value for key, value in env.items() if key != "argv"}))
     if rows := tables.read_metrics(folder / "metrics.jsonl"):
         put("metrics.jsonl.xz", lzma.compress(b"".join(map(_row, rows)), preset=9))
-    if (folder / pictures.FILE).is_file():
-        put(pictures.FILE, (folder / pictures.FILE).read_bytes())
+    for name in (pictures.FILE, gate_pictures.FILE):
+        if (folder / name).is_file():
+            put(name, (folder / name).read_bytes())
     for name in (OPTIMIZER, *map(trained.kept, config.train.keep)):
         if (folder / name).is_file():
             phi, meta = read_artefact(folder / name)
