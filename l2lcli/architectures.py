@@ -27,7 +27,7 @@ def architecture_figure(label: str, summary: dict[str, Any]) -> Figure | None:
     def draw() -> Any:
         from matplotlib.figure import Figure as Canvas
 
-        figure = Canvas(figsize=(1.6 + 2.9 * len(depths), 3.4), layout="constrained")
+        figure = Canvas(figsize=(1.6 + 2.9 * len(depths), 3.4))
         axes = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
         ends: list[float] = []
         for ax, depth in zip(axes, depths, strict=True):
@@ -53,7 +53,7 @@ def architecture_figure(label: str, summary: dict[str, Any]) -> Figure | None:
     steps = next(iter(parts.values()))["steps"]
     caption = f"{label}: mean loss after {steps:,} steps on networks of other widths and depths, with 95 % intervals; every "
     caption += "baseline's learning rate was tuned anew for each of them. A missing point diverged."
-    return Figure("architectures", f"{label}: other architectures", caption, draw)
+    return Figure("architectures", f"{label}: other architectures", caption, draw, arranged=True)
 
 
 def _known(value: float | None) -> float:

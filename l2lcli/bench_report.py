@@ -109,14 +109,14 @@ def write(rows: list[Row], folder: Path) -> Path:
     axes = along(rows)
     if not any(entry.get(way, "seconds_per_100_steps") for entries in axes.values() for entry in entries for way in WAYS):
         raise ReportError("nothing to draw: no point of l2l bench --scaling has a time")
-    save(Figure("scaling", "Time and memory of a meta-gradient", _notes(rows), lambda: _draw(axes)), folder)
+    save(Figure("scaling", "Time and memory of a meta-gradient", _notes(rows), lambda: _draw(axes), arranged=True), folder)
     return folder / "scaling.png"
 
 
 def _draw(axes: dict[str, list[Entry]]) -> Any:
     from matplotlib.figure import Figure as Canvas
 
-    figure = Canvas(figsize=(10, 5), layout="constrained")
+    figure = Canvas(figsize=(10, 5))
     panels = figure.subplots(2, len(axes), sharex="col", sharey="row", squeeze=False)
     for ax in panels.flat:
         ax.set(xscale="log", yscale="log")

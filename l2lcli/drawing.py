@@ -27,12 +27,16 @@ STYLE = {
 
 
 class Figure(NamedTuple):
-    """A figure that a folder has the data for. `draw()` makes the matplotlib figure; it is called under `STYLE`."""
+    """A figure that a folder has the data for. `draw()` makes the matplotlib figure; it is called under `STYLE`.
+
+    Where it is `arranged`, its axes are given their places; else they have them, and the page is cut to what is drawn.
+    """
 
     name: str
     title: str
     caption: str
     draw: Callable[[], Any]
+    arranged: bool = False
 
 
 def plain(text: str) -> str:
@@ -57,18 +61,17 @@ def save(figure: Figure, directory: Path | None = None, kinds: tuple[str, ...] =
     PNG: 150 dpi, 128 colours, which is a third of the bytes. Empty text where "svg" is not among the kinds.
     """
     import matplotlib
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     made: dict[str, bytes] = {}
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": figure.name}):
         drawn = figure.draw()
         drawn.set_dpi(150)
-        # Laid out once for all kinds: matplotlib would do so twice for each, and a little differently every time.
-        box = None
-        if drawn.get_layout_engine() is None:
-            box = drawn.get_tightbbox().padded(0.1)
-        else:
-            drawn.draw_without_rendering()
-            drawn.set_layout_engine("none")
+        # Laid out once for all kinds: a figure with a layout of its own would be drawn twice more for each, and a little
+        # differently every time.
+        if figure.arranged:
+            ConstrainedLayoutEngine().execute(drawn)
+        box = None if figure.arranged else drawn.get_tightbbox().padded(0.1)
         for kind in kinds if directory else ("svg",):
             content = io.BytesIO()
             options = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": "figure"}

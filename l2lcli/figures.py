@@ -74,7 +74,7 @@ def training_figure(rows: list[dict[str, Any]]) -> Figure | None:
     def draw() -> Any:
         from matplotlib.figure import Figure as Canvas
 
-        figure = Canvas(figsize=(6.4, 1.2 + 1.6 * len(panels)), layout="constrained")
+        figure = Canvas(figsize=(6.4, 1.2 + 1.6 * len(panels)))
         for ax, key in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True):
             x, y = np.asarray([(r["step"], r[key]) for r in numbers[key]], float).T
             y, half = np.where(np.isfinite(y), y, np.nan), len(y) // 60
@@ -101,4 +101,4 @@ def training_figure(rows: list[dict[str, Any]]) -> Figure | None:
     caption += " Dot: the best validation loss, whose optimizer is the one kept." if best else ""
     skipped = sum(r["skipped"] for r in skips)
     caption += f" Ticks at the bottom: updates skipped for a non-finite gradient, {skipped}." if skips else ""
-    return Figure("meta_training", "Meta-training", caption, draw)
+    return Figure("meta_training", "Meta-training", caption, draw, arranged=True)

@@ -54,14 +54,14 @@ def gate_figure(folder: Path, label: str) -> Figure | None:
     caption += " band: 5 % to 95 % of the parameters of the first one."
     if len(layers) < len(found):
         caption += f" {len(found) - len(layers)} layers between these are left out."
-    return Figure("gates", f"{label}: gates", caption, lambda: _draw(found, layers, names))
+    return Figure("gates", f"{label}: gates", caption, lambda: _draw(found, layers, names), arranged=True)
 
 
 def _draw(found: Gates, layers: list[str], names: list[str]) -> Any:
     from matplotlib.figure import Figure as Canvas
 
     size = (max(4.0, 1.7 * len(layers) + 1.0), 1.9 * len(names) + 0.5)
-    figure = Canvas(figsize=size, layout="constrained")
+    figure = Canvas(figsize=size)
     axes = figure.subplots(len(names), len(layers), squeeze=False, sharex=True, sharey="row")
     for row, gate in zip(axes, names, strict=True):
         for ax, layer in zip(row, layers, strict=True):

@@ -68,7 +68,7 @@ def planned(folder: Path, label: str) -> list[Figure]:
 def _grid(rows: int, columns: int, height: float, **shared: Any) -> tuple[Any, np.ndarray]:
     from matplotlib.figure import Figure as Canvas
 
-    figure = Canvas(figsize=(2.6 * columns + 0.6, height * rows + 0.7), layout="constrained")
+    figure = Canvas(figsize=(2.6 * columns + 0.6, height * rows + 0.7))
     axes = figure.subplots(rows, columns, squeeze=False, **shared)
     for ax in axes.flat:
         ax.tick_params(labelsize=7)
@@ -107,7 +107,7 @@ def _updates(found: Recorded, label: str) -> Figure:
         figure.suptitle(plain(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
         return figure
 
-    return Figure("updates", title, caption, draw)
+    return Figure("updates", title, caption, draw, arranged=True)
 
 
 def _step_sizes(found: Recorded, label: str) -> Figure:
@@ -142,7 +142,7 @@ def _step_sizes(found: Recorded, label: str) -> Figure:
         figure.suptitle(plain(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
         return figure
 
-    return Figure("step_sizes", title, caption, draw)
+    return Figure("step_sizes", title, caption, draw, arranged=True)
 
 
 def _states(found: Recorded, label: str) -> Figure:
@@ -168,4 +168,4 @@ def _states(found: Recorded, label: str) -> Figure:
         figure.suptitle(plain(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
         return figure
 
-    return Figure("states", title, caption, draw)
+    return Figure("states", title, caption, draw, arranged=True)
