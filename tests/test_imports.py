@@ -44,7 +44,7 @@ ORDER = [
     "estimators",
     "sharding",
     "outer",
-    "unroll flat split",
+    "unroll flat split sampling",
     "optimizers problems",
     "lstm_cell",
     "data",

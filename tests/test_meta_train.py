@@ -27,7 +27,7 @@ def section(**more):
     """A config's `train` section."""
     spec = {
         "episodes": 6, "horizon": 10, "tasks": 2, "estimator": AutodiffSpec(window=5), "validate_every": 2,
-        "validation_seeds": 3, "patience": None, "weights": "all",
+        "validation_seeds": 3, "patience": None, "weights": "all", "keep": [],
     }  # fmt: skip
     meta = {"name": "adam", "learning_rate": 0.01, "schedule": "cosine", "clip": None}
     meta |= more.pop("meta_optimizer", {})

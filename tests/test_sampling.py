@@ -7,8 +7,8 @@ import pytest
 from test_replay import FAMILIES, PROBLEMS, M, T, gradients
 
 from l2lcli import registry
-from l2lcli.estimators.sampling import draw
 from l2lcli.flat import flat
+from l2lcli.sampling import draw
 
 
 def test_draws_have_the_sum_as_their_expectation_and_never_take_what_has_no_size():

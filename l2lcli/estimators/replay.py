@@ -51,9 +51,9 @@ def replay(
     import jax
     import jax.numpy as jnp
 
-    from l2lcli.estimators.sampling import draw
     from l2lcli.flat import each, flat, length, ravel, take
     from l2lcli.outer import averaged, outer
+    from l2lcli.sampling import draw
     from l2lcli.sharding import AXIS, by_coordinate
     from l2lcli.split import Split
     from l2lcli.unroll import axes, begun, drawn, fresh, unroll
