@@ -259,4 +259,5 @@ def _show(folder: Path) -> None:
     summary = tables.read_summary(folder)
     if summary is not None:
         print((few_shot_report if summary.get("few_shot") else tables).table(summary))
-    print(f"\nreport: {folder / 'report.html'}")
+    drawn = (folder / "report.html").is_file()
+    print(f"\nreport: {folder / 'report.html'}" if drawn else f"\nresults: {folder} (no report yet: l2l report {folder})")

@@ -89,6 +89,8 @@ class EvalSpec(Spec):
     """Few-shot problems: test episodes; tuning_seeds is how many validation episodes choices are made on."""
     joint_steps: Positive = 1000
     """Few-shot problems: steps of training jointly on all training classes, for finetune and nearest_neighbour."""
+    report: bool = True
+    """Draw the figures and write report.html at the end; false leaves both to `l2l report`."""
     variants: dict[VariantName, dict[str, JsonValue]] = Field(default={}, max_length=1000)
     """Further settings to evaluate on: name -> {dotted key: value}, changes to this file."""
 

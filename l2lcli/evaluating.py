@@ -41,7 +41,7 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
             run, folder = rundir.create(EVALUATIONS, config.name, dump(config)), ""
         with run:
             results.record_environment(run, built, 1, argv, progress.warn, folder)
-            results.write(run, evaluation, folder)
+            results.write(run, evaluation, config.eval.report, folder)
             if not folder:
                 run.status("done")
     return run.path / folder

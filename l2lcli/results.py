@@ -12,12 +12,13 @@ from l2lcli.rundir import Run
 from l2lcli.tables import read_json
 
 
-def write(run: Run, evaluation: Evaluation, folder: str = "") -> None:
+def write(run: Run, evaluation: Evaluation, drawn: bool, folder: str = "") -> None:
     """Write into a run: `curves/<name>.csv`, `metrics/<name>.csv`, inspection.npz, summary.json; from these, the report.
 
     Args:
       run: where to.
       evaluation: what `evaluate` returned.
+      drawn: whether figures and report are made.
       folder: below the run, "eval/digits/", or "" for the run's own evaluation.
     """
     columns, found = ["optimizer", "seed", "step"], evaluation.comparisons
@@ -32,7 +33,8 @@ def write(run: Run, evaluation: Evaluation, folder: str = "") -> None:
     main, *variants = found
     summary = found[main].summary | {"variants": {name: found[name].summary for name in variants}}
     run.write_json(f"{folder}summary.json", summary)
-    report.write(run.path / folder)
+    if drawn:
+        report.write(run.path / folder)
 
 
 def _loss_rows(found: dict[str, Curves]):

@@ -50,7 +50,7 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
             best = _meta_train(experiment, run, devices, signals, progress)
             best = jax.tree.map(jnp.asarray, best)
             found = evaluate(experiment, best, progress.say, signals.check, experiment.kept(run.path))
-        write(run, found)
+        write(run, found, config.eval.report)
         run.status("done", **_seconds(run))
     except Stopped as stopped:
         run.status("stopped", reason=str(stopped), **_seconds(run))

@@ -28,6 +28,9 @@ eval: {steps: 10, seeds: 3, tuning_seeds: 2, baselines: [sgd]}
 """
 
 
+QUIET = ["--set", "eval.report=false"]
+
+
 def command(*arguments):
     return [sys.executable, "-W", "error", "-m", "l2lcli", *map(str, arguments)]
 
@@ -100,13 +103,19 @@ def test_eval_as_typed_writes_beside_and_prints_json(home):
     before = (run / "summary.json").read_bytes()
     changes = ["--set", "problem.dimension=5"]
     changes += ["--set", "eval.variants={wide: {problem.dimension: 4}, long: {eval.steps: 30}}"]
-    out, _ = l2l(home, "eval", "--baseline", "adam,rmsprop,sgd", "--json", "--no-variants", *changes)
+    out, _ = l2l(home, "eval", "--baseline", "adam,rmsprop,sgd", "--json", "--no-variants", *changes, *QUIET)
     summary = json.loads(out)
     assert summary["variants"] == {}
     assert "variants: {}" in (run / "eval/small/config.yaml").read_text()
     assert set(summary["optimizers"]) == {"lstm", "adam", "rmsprop", "sgd"}
     assert summary == json.loads((run / "eval/small/summary.json").read_text())
-    assert {"config.yaml", "curves", "env.json", "figures", "report.html"} <= {p.name for p in (run / "eval/small").iterdir()}
+    assert {p.name for p in (run / "eval/small").iterdir()} == {
+        "config.yaml",
+        "curves",
+        "env.json",
+        "inspection.npz",
+        "summary.json",
+    }
     out, _ = l2l(home, "eval", run, "--baseline", "sgd", "--steps", "15", "--seeds", "4", *changes)
     assert "small: 15 steps, 4 seeds" in out
     second = run / "eval/small-2"
@@ -125,17 +134,29 @@ def test_eval_as_typed_writes_beside_and_prints_json(home):
 def test_eval_of_an_optimizer_file_and_of_baselines_alone(home, tmp_path):
     copy = tmp_path / "mine.npz"
     copy.write_bytes((latest(home) / "optimizer.npz").read_bytes())
-    out, _ = l2l(tmp_path, "eval", copy, "--baseline", "sgd", "--json")
+    out, _ = l2l(tmp_path, "eval", copy, "--baseline", "sgd", "--json", *QUIET)
     assert json.loads(out)["learned"] == "lstm"
     assert (tmp_path / "runs/evaluations/latest/summary.json").is_file()
-    out, _ = l2l(tmp_path, "eval", "--config", home / "small.yaml", "--baseline", "adam", "--json")
+    out, _ = l2l(tmp_path, "eval", "--config", home / "small.yaml", "--baseline", "adam", "--json", *QUIET)
     assert json.loads(out)["learned"] is None and set(json.loads(out)["optimizers"]) == {"adam"}
 
 
 def test_init_from_starts_where_the_other_run_ended(home, tmp_path):
     run = latest(home)
     rate = ["--set", "train.meta_optimizer.learning_rate=1e-30"]
-    l2l(tmp_path, "train", run / "config.yaml", "--init-from", run, *rate, "--run-dir", "next", "--set", "eval.baselines=[]")
+    l2l(
+        tmp_path,
+        "train",
+        run / "config.yaml",
+        "--init-from",
+        run,
+        *rate,
+        "--run-dir",
+        "next",
+        "--set",
+        "eval.baselines=[]",
+        *QUIET,
+    )
     first, second = (validations(folder) for folder in (run, tmp_path / "next"))
     assert second == pytest.approx([min(first)] * 2, rel=1e-6)
     _, err = l2l(tmp_path, "train", run / "config.yaml", "--init-from", run, "--set", "optimizer.hidden=3", code=1)
@@ -143,7 +164,7 @@ def test_init_from_starts_where_the_other_run_ended(home, tmp_path):
 
 
 def test_kept_optimizers_are_those_of_their_episode_and_are_compared(home, tmp_path):
-    l2l(tmp_path, "train", home / "small.yaml", "--set", "train.keep=[2, 4]", "--run-dir", "run")
+    l2l(tmp_path, "train", home / "small.yaml", "--set", "train.keep=[2, 4]", "--run-dir", "run", *QUIET)
     best = 2 * (1 + int(np.argmin(validations(tmp_path / "run"))))  # validated after 2 and 4 episodes, the better one is kept
     phi = {episode: trained.read(tmp_path / f"run/optimizer-{episode}.npz").phi for episode in (2, 4)}
     final = trained.read(tmp_path / "run").phi
@@ -153,7 +174,8 @@ def test_kept_optimizers_are_those_of_their_episode_and_are_compared(home, tmp_p
     curves = curve_files.read(tmp_path / "run/curves/small.csv")
     np.testing.assert_array_equal(curves["lstm"], curves[f"lstm after {best}"])
     assert (curves["lstm"] != curves[f"lstm after {6 - best}"]).any()
-    l2l(tmp_path, "eval", "run", "--baseline", "sgd")  # they are found again
+    out, _ = l2l(tmp_path, "eval", "run", "--baseline", "sgd")  # they are found again
+    assert "results: run/eval/small (no report yet: l2l report run/eval/small)" in out
     again = curve_files.read(tmp_path / "run/eval/small/curves/small.csv")
     assert set(again) == {"lstm", "lstm after 2", "lstm after 4", "sgd"}
 
@@ -169,7 +191,7 @@ def test_kept_optimizers_are_those_of_their_episode_and_are_compared(home, tmp_p
             "--set optimizer.hiden: unknown key; did you mean 'hidden'?",
         ),
         (["train", "small.yaml", "--set", "train.horizon=11"], 2, "5 does not divide the horizon 11"),
-        (["train", "small.yaml", "--set", "train.keep=[2, 9]"], 2, "train.keep[1]: 9 is after the last of the 4 episodes"),
+        (["train", "small.yaml", "--set", "train.keep=[2, 9]"], 2, "train.keep.1: 9 is after the last of the 4 episodes"),
         (["train", "small.yaml", "--set", "train.init_from=none"], 1, "none: no run directory, no optimizer file"),
         (
             ["train", "small.yaml", "--devices", "3", "--set", "train.estimator={kind: autodiff, window: 5}"],

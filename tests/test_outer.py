@@ -139,7 +139,7 @@ def test_first_order_maml_moves_the_start_by_the_gradient_where_it_ends():
 
 def two_devices():
     """Assert that two devices give the gradient of one: of two tasks, one each; of one task, half of its coordinates each."""
-    for name, tasks in (("meta_sgd", 1), ("lstm", 1), ("meta_sgd", 2), ("maml", 2)):
+    for name, tasks in (("meta_sgd", 1), ("maml", 2)):
         optimizer, found = FAMILIES.get(name) or family(name), []
         spec = registry.estimator.specs()["auto"](window=T)
         phi = phi_of(optimizer, jnp.float32)
