@@ -47,7 +47,7 @@ figures: .venv/installed  ## Draw the figures that README.md shows again, from r
 	$(L2L) report --figures $$(grep -o 'runs/reference/[^)]*/figures/' README.md | sed 's|/figures/||' | grep -v /bench | sort -u)
 	$(L2L) bench --scaling --draw --append runs/reference/bench/scaling.jsonl
 
-paper: .venv/installed  ## Run the experiments of the table of claims from nothing, and keep their results: about six hours on 2 cores
+paper: .venv/installed  ## Run the experiments of the table of claims from nothing, and keep their results: many hours
 	set -e; for name in $(PAPER); do $(L2L) train configs/$$name.yaml; $(KEEP); done
 	set -e; for seed in 1 2; do for name in $(SEEDED); do $(L2L) train configs/$$name.yaml --set seed=$$seed; $(KEEP); done; \
 	  $(L2L) train configs/mnist.yaml --set seed=$$seed --init-from runs/latest; $(KEEP); done

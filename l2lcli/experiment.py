@@ -193,28 +193,19 @@ def _compare(
     config, spec = experiment.config, experiment.config.eval
     learned = None if phi is None else (experiment.label, experiment.optimizer, phi)
     what = experiment.problem, config.name, learned, spec.baselines, experiment.root
+    common = {"tuning_seeds": spec.tuning_seeds, "tell": tell, "poll": poll}
     if experiment.problem.query is not None:
-        found = few_shot.compare(
-            *what,
-            updates=spec.updates,
-            episodes=spec.episodes,
-            tuning_seeds=spec.tuning_seeds,
-            joint_steps=spec.joint_steps,
-            tell=tell,
-            poll=poll,
-        )
+        found = few_shot.compare(*what, updates=spec.updates, episodes=spec.episodes, joint_steps=spec.joint_steps, **common)
         found.summary["test_episodes"] = _episodes(experiment)
     else:
         found = compare(
             *what,
             steps=spec.steps,
             seeds=spec.seeds,
-            tuning_seeds=spec.tuning_seeds,
             metrics_every=spec.metrics_every,
             kept=kept,
-            tell=tell,
-            poll=poll,
             remember=_remembering(experiment, tell),
+            **common,
         )
     subsets = [label for label in experiment.problem.provenance if "[" in label]
     label = {"label": f"{config.name} ({', '.join(subsets)})"} if subsets else {}

@@ -111,11 +111,8 @@ def write(folder: Path) -> Path:
         results = html_table(tables.optimizer_rows(summary), summary["learned"])
         results += NOTES.format(last=summary["steps"] - 1, **summary)
         variants = html_table(tables.ratio_rows(tables.parts(summary), "variant")) if summary["variants"] else ""
-        variants += (
-            shown.pop("generalisation", "")
-            + shown.pop("architectures", "")
-            + "".join(html for name, html in shown.items() if "-" in name)
-        )
+        variants += "".join(shown.pop(name, "") for name in ("generalisation", "architectures"))
+        variants += "".join(html for name, html in shown.items() if "-" in name)
         rule = "".join(shown.pop(name, "") for name in ("updates", "step_sizes", "states"))
         loss = "".join(html for name, html in shown.items() if "-" not in name)
         sections = {

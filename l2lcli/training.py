@@ -13,7 +13,7 @@ import numpy as np
 
 from l2lcli import backend, leaves, meta_train, registry, sharding, trained
 from l2lcli.artefact import RunError, one_line, write_artefact
-from l2lcli.config import Config
+from l2lcli.config import Config, ConfigError
 from l2lcli.endings import Diverged, Signals, Stopped
 from l2lcli.events import Events
 from l2lcli.experiment import Experiment, build, evaluate
@@ -36,7 +36,8 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
       argv: the command line, for env.json.
       signals: looked at between dispatches and between the parts of the evaluation.
 
-    Raises Diverged, Stopped, DataError, RunError. Whatever it raises, the status says so and the run can be gone on with.
+    Raises Diverged, Stopped, DataError, ConfigError, RunError. Whatever it raises, the status says so and the run can be gone
+    on with.
     """
     spec = config.train
     try:
@@ -73,7 +74,10 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
     spec, problem = experiment.config.train, experiment.problem
 
     def estimator(tasks: int, devices: int):
-        return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, weights(spec), devices)
+        try:
+            return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, weights(spec), devices)
+        except ValueError as error:  # it is not one for this problem and optimizer
+            raise ConfigError([f"train.estimator: {error}"]) from error
 
     meta = meta_training(problem, experiment.optimizer, sharding.over_tasks(estimator, spec.tasks, devices), spec)
     outer, record, rows, finished = _begin(experiment, run, meta, progress.warn)

@@ -1,4 +1,4 @@
-"""Meta-gradients of sampled coordinates: right in expectation, and exact where nothing is left out."""
+"""Meta-gradients of sampled coordinates and averaged minibatches: right in expectation, exact where nothing is left out."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,8 @@ from test_replay import FAMILIES, PROBLEMS, M, T, gradients
 
 from l2lcli import registry
 from l2lcli.flat import flat
+from l2lcli.optimizers.maml import MamlFirstOrderSpec
+from l2lcli.outer import averaged
 from l2lcli.sampling import draw
 
 
@@ -52,3 +54,41 @@ def test_a_sample_of_all_is_exact_to_the_bit():
         gradients("replay", "lstm", "quadratic", jnp.float32, 6, **more) for more in ({}, {"sample": 6})
     )
     jax.tree.map(np.testing.assert_array_equal, exact[0], sampled[0])
+
+
+def test_an_outer_loss_over_several_minibatches_is_their_mean_and_replay_differentiates_it():
+    problem, optimizer, weights = PROBLEMS["digits"], flat(FAMILIES["lstm"]), (1.0, 0.5)
+    data, many = problem.data["train"], averaged(PROBLEMS["digits"], 3)
+    theta, task = problem.init(jax.random.key(0), data)
+    batches = many.query(jax.random.key(1), task, data)
+    each = [problem.loss(theta, jax.tree.map(lambda leaf, i=i: leaf[i], batches)) for i in range(3)]
+    assert len({float(loss) for loss in each}) == 3
+    np.testing.assert_allclose(many.loss(theta, batches), np.mean(each), rtol=1e-6)
+    phi = FAMILIES["lstm"].init(jax.random.key(1), theta)
+    kinds = registry.estimator.specs()
+
+    def batch(key, task, data):  # what is fed is one minibatch of the same loss: `many.loss` of it alone
+        return jax.tree.map(lambda leaf: leaf[None], problem.batch(key, task, data))
+
+    found = []
+    for spec, of in (
+        (kinds["replay"](window=2, batches=3), problem),
+        (kinds["autodiff"](window=2), many._replace(batch=batch)),
+    ):
+        made = registry.estimator.build(spec, of, optimizer, M, weights)
+        state = jax.jit(made.init)(jax.random.key(2), phi, data)
+        found.append(jax.jit(made.estimate)(jax.random.key(3), phi, data, state)[0])
+    np.testing.assert_allclose(found[0].loss, found[1].loss, rtol=1e-5)
+    for ours, theirs in zip(*(jax.tree.leaves(each.grad) for each in found), strict=True):
+        np.testing.assert_allclose(
+            ours, theirs, rtol=0, atol=1e-5 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[1].grad))
+        )
+
+
+def test_what_cannot_be_sampled_or_averaged_is_refused():
+    kind = registry.estimator.specs()["replay"]
+    with pytest.raises(ValueError, match="no minibatches to average"):
+        registry.estimator.build(kind(batches=2), PROBLEMS["quadratic"], FAMILIES["lstm"], M, (1.0,) * 20)
+    learned = registry.optimizer.build(MamlFirstOrderSpec())
+    with pytest.raises(ValueError, match="need all of them"):
+        registry.estimator.build(kind(sample=2), PROBLEMS["quadratic"], learned, M, (1.0,) * 20)

@@ -24,14 +24,8 @@ from l2lcli.data.source import DataError, Source, Splits, named, sources
 __all__ = ["DataError", "Dataset", "describe", "load", "names", "prepared"]
 
 _RECORD = "prepared.json"
-_PARTS = {
-    "blocks",
-    "cache",
-    "image_folder",
-    "loader",
-    "raw",
-    "source",
-}  # modules of this package that are no data sets; blocks imports TFDS
+# Modules of this package that are no data sets; blocks imports TFDS.
+_PARTS = {"blocks", "cache", "image_folder", "loader", "raw", "source"}
 
 
 class Dataset(NamedTuple):

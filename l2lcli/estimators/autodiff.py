@@ -45,11 +45,11 @@ def autodiff(
     from l2lcli.outer import outer
     from l2lcli.unroll import axes, begun, drawn, fresh, unroll
 
-    draw = fresh if optimizer.start is None else drawn  # a learned start is applied where it is differentiated
+    begin = fresh if optimizer.start is None else drawn  # a learned start is applied where it is differentiated
     second_order = spec.second_order or optimizer.second_order
 
     def init(key, phi, data):
-        one = lambda key: draw(problem, optimizer, phi, key, data)  # noqa: E731
+        one = lambda key: begin(problem, optimizer, phi, key, data)  # noqa: E731
         return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
 
     def estimate(key, phi, data, state):
