@@ -38,6 +38,8 @@ class MetaOptimizerSpec(Spec):
     """How the learning rate falls over the meta-steps."""
     clip: float | None = Field(default=None, gt=0)
     """Global norm that meta-gradients are clipped to; null for no clipping."""
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """Decay per meta-step of the moving average of phi that is validated and kept; 0: phi itself."""
 
 
 class TrainSpec(Spec):
