@@ -85,7 +85,7 @@ def test_the_moving_average_of_phi_is_what_is_validated_and_kept():
     decay = 0.6
     apart = section(meta_optimizer={"learning_rate": 0.1})
     plain = meta_training(PROBLEM, FAMILY, estimator(apart), apart)
-    outer, record = begin(plain)
+    outer, _ = begin(plain)
     mean = PHI
     for n in range(12):
         outer, _ = plain.advance(ROOT, outer, (), jnp.int32(1))
