@@ -156,9 +156,13 @@ def optimizer_rows(summary: dict[str, Any], digits: int = 4, brackets: str = "fi
 
 
 def ratio(summary: dict[str, Any], metric: str) -> str:
-    """`x [lo, hi] (baseline)` of "final" or "sum"; "-" where nothing was compared."""
+    """`x [lo, hi] (baseline)` of "final" or "sum"; "-" where nothing was compared, or the baseline is at 0."""
     best = (summary.get("best_baseline") or {}).get(metric)
-    return f"{interval(summary, f'ratio_{metric}', 3)} ({best})" if best and summary["learned"] else "-"
+    if not best or not summary["learned"]:
+        return "-"
+    if (summary["optimizers"].get(best) or {}).get(metric) == 0.0:
+        return f"- ({best} reaches 0)"
+    return f"{interval(summary, f'ratio_{metric}', 3)} ({best})"
 
 
 def parts(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:

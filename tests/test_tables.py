@@ -146,3 +146,12 @@ def test_damaged_curves_are_one_line_and_no_giant_array(tmp_path, line):
     path.write_text(f"optimizer,seed,step,loss\nadam,0,0,1.0\n{line}\n")
     with pytest.raises(tables.ReportError, match=r"^[^\n]+digits.csv:(\d+:)? damaged: [^\n]+$"):
         curve_files.read(path)
+
+
+def test_a_ratio_to_a_baseline_that_reaches_0_is_not_called_lost():
+    summary = {"learned": "lstm", "best_baseline": {"final": "sgd", "sum": "sgd"}, "ratio_final": None, "ratio_sum": 0.5,
+               "optimizers": {"lstm": {"final": 1e-3}, "sgd": {"final": 0.0, "sum": 2.0}}}  # fmt: skip
+    assert tables.ratio(summary, "final") == "- (sgd reaches 0)"
+    assert tables.ratio(summary, "sum") == "0.500 (sgd)"
+    summary["optimizers"]["sgd"]["final"] = 0.1  # then it is the learned one that left none
+    assert tables.ratio(summary, "final") == "lost (sgd)"
