@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 import optax
 
 from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Phi, Problem, Spec
+from l2lcli.leaves import named
 from l2lcli.optimizers.hand import hand
 from l2lcli.outer import outer, weights
 from l2lcli.unroll import fresh, namespace, unroll
@@ -89,6 +91,19 @@ def learning_rate(spec: Spec, total: int) -> Callable[[Any], jax.Array]:
     }[spec.schedule]()
 
 
+def factors(patterns: dict[str, float], phi: Phi) -> Phi:
+    """The factor of the meta-learning rate for each leaf of phi: that of the first glob its path matches, else 1.
+
+    Raises ValueError at a glob that matches none.
+    """
+    paths = [path for path, _ in named(phi)]
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            raise ValueError(f"{pattern!r} matches nothing in phi; there are {', '.join(paths)}")
+    found = [next((factor for pattern, factor in patterns.items() if fnmatchcase(path, pattern)), 1.0) for path in paths]
+    return jax.tree.unflatten(jax.tree.structure(phi), found)
+
+
 def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Estimator, spec: Spec) -> MetaTraining:
     """Build the outer loop of a config's `train` section, `spec`."""
     per_episode = spec.horizon // spec.estimator.window
@@ -135,6 +150,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         finite = _finite((estimate.grad, estimate.loss))
         good = jax.tree.map(lambda new, old: jnp.where(finite, new, old), outer.phi, outer.good)
         update, opt = transformation(outer.step).update(estimate.grad, outer.opt, outer.phi, value=estimate.loss)
+        update = jax.tree.map(jnp.multiply, update, factors(spec.meta_optimizer.factors, outer.phi))
         moved = optax.apply_updates(outer.phi, update), opt
         finite &= _finite(moved[0])
         phi, opt = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, (outer.phi, outer.opt))

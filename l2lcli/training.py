@@ -79,6 +79,10 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
         except ValueError as error:  # it is not one for this problem and optimizer
             raise ConfigError([f"train.estimator: {error}"]) from error
 
+    try:
+        meta_train.factors(spec.meta_optimizer.factors, jax.eval_shape(experiment.phi))
+    except ValueError as error:
+        raise ConfigError([f"train.meta_optimizer.factors: {error}"]) from error
     meta = meta_training(problem, experiment.optimizer, sharding.over_tasks(estimator, spec.tasks, devices), spec)
     outer, record, rows, finished = _begin(experiment, run, meta, progress.warn)
     before, began = _seconds(run)["train_seconds"], time.monotonic()

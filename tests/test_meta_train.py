@@ -12,7 +12,7 @@ import pytest
 from l2lcli import registry
 from l2lcli.base import Estimate, Estimator
 from l2lcli.estimators.autodiff import AutodiffSpec, autodiff
-from l2lcli.meta_train import CAPACITY, Record, learning_rate, meta_training, run
+from l2lcli.meta_train import CAPACITY, Record, factors, learning_rate, meta_training, run
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 from l2lcli.problems.quadratic import QuadraticSpec
 from l2lcli.unroll import fresh, namespace, unroll
@@ -29,7 +29,7 @@ def section(**more):
         "episodes": 6, "horizon": 10, "tasks": 2, "estimator": AutodiffSpec(window=5), "validate_every": 2,
         "validation_seeds": 3, "patience": None, "weights": "all", "keep": [],
     }  # fmt: skip
-    meta = {"name": "adam", "learning_rate": 0.01, "schedule": "cosine", "clip": None, "average": 0.0}
+    meta = {"name": "adam", "learning_rate": 0.01, "schedule": "cosine", "clip": None, "average": 0.0, "factors": {}}
     meta |= more.pop("meta_optimizer", {})
     return SimpleNamespace(**spec | more, meta_optimizer=SimpleNamespace(**meta))
 
@@ -79,6 +79,21 @@ def test_how_steps_are_cut_into_dispatches_leaves_no_trace():
         ends.append([np.concatenate(rows), *map(np.array, jax.tree.leaves((outer.phi, outer.opt, outer.inner.theta)))])
     for a, b in zip(*ends, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_factors_multiply_the_steps_of_the_leaves_they_match():
+    moved = {}
+    for patterns in ({}, {"readout/bias": 0.0, "readout/*": 0.25}):
+        spec = section(meta_optimizer={"factors": patterns})
+        meta = meta_training(PROBLEM, FAMILY, estimator(spec), spec)
+        outer = meta.advance(ROOT, begin(meta)[0], (), jnp.int32(1))[0]
+        moved[len(patterns)] = jax.tree.map(lambda new, old: np.array(new - old), outer.phi, PHI)
+    plain, slowed = moved[0], moved[2]
+    assert slowed["readout"]["bias"] == 0 and np.abs(plain["readout"]["bias"]) > 0  # the first match counts
+    np.testing.assert_allclose(slowed["readout"]["kernel"], 0.25 * plain["readout"]["kernel"], rtol=1e-4, atol=1e-7)
+    jax.tree.map(np.testing.assert_array_equal, slowed["lstm_0"], plain["lstm_0"])
+    with pytest.raises(ValueError, match=r"'read' matches nothing in phi; there are lstm_0/bias, "):
+        factors({"read": 1.0}, PHI)
 
 
 def test_the_moving_average_of_phi_is_what_is_validated_and_kept():
