@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Phi, Problem, Spec
+from l2lcli.deflation import deflate
 from l2lcli.leaves import named
 from l2lcli.optimizers.hand import hand
 from l2lcli.outer import outer, weights
@@ -113,7 +114,9 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
 
     def transformation(step):
         tx = meta_optimizer.bind({"log_learning_rate": jnp.log(schedule(step))})
-        return tx if spec.meta_optimizer.clip is None else optax.chain(optax.clip_by_global_norm(spec.meta_optimizer.clip), tx)
+        if spec.meta_optimizer.clip is not None:
+            tx = optax.chain(optax.clip_by_global_norm(spec.meta_optimizer.clip), tx)
+        return optax.chain(deflate(spec.meta_optimizer.deflate), tx) if spec.meta_optimizer.deflate else tx
 
     def averaged(mean, phi, step):
         """Polyak and Juditsky (1992), exponentially weighted; quicker at first, or else the start would weigh for long."""

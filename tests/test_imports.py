@@ -40,7 +40,7 @@ ORDER = [
     "yaml_strict",
     "few_shot",
     "meta_train evaluate inspection gates",
-    "statistics leaves",
+    "statistics leaves deflation",
     "estimators",
     "sharding",
     "outer",

@@ -29,7 +29,15 @@ def section(**more):
         "episodes": 6, "horizon": 10, "tasks": 2, "estimator": AutodiffSpec(window=5), "validate_every": 2,
         "validation_seeds": 3, "patience": None, "weights": "all", "keep": [],
     }  # fmt: skip
-    meta = {"name": "adam", "learning_rate": 0.01, "schedule": "cosine", "clip": None, "average": 0.0, "factors": {}}
+    meta = {
+        "name": "adam",
+        "learning_rate": 0.01,
+        "schedule": "cosine",
+        "clip": None,
+        "average": 0.0,
+        "factors": {},
+        "deflate": 0,
+    }
     meta |= more.pop("meta_optimizer", {})
     return SimpleNamespace(**spec | more, meta_optimizer=SimpleNamespace(**meta))
 
