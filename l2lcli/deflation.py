@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-KEEP = 0.05  # share of the component that is left
+KEEP = 0.15  # share of the component that is left: less, and phi does not return along a direction as fast as the rest moves
 RATE = 0.3  # of the subspace rule: it has found a dominant direction after some 20 gradients
 
 
