@@ -150,8 +150,8 @@ def _draw(found: Entries, label: str, metric: str, learned: str | None) -> Any:
     values = [m for entry in found.values() for m in entry["mean"] if m is not None and math.isfinite(m)]
     if metric not in HIGHER and values and min(values) > 0 and max(values) > 8 * min(values):
         ax.set_yscale("log")
-        best = {n: min((m for m in e["mean"] if m is not None), default=1.0) for n, e in found.items()}
-        ax.set_ylim(min(best.values()) / 1.5, 3 * max(best.values()))  # one that diverges leaves at the top
+        firsts = [e["mean"][0] for e in found.values() if e["mean"][0] is not None]
+        ax.set_ylim(min(values) / 1.5, 1.5 * max(firsts, default=max(values)))  # one that diverges leaves at the top
         log_ticks(ax.yaxis, *ax.get_ylim())
     for name, entry in found.items():
         colour = LEARNED if name == learned else NAMED.get(name) or next(spare)
