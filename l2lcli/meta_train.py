@@ -92,12 +92,12 @@ def learning_rate(spec: Spec, total: int) -> Callable[[Any], jax.Array]:
     }[spec.schedule]()
 
 
-def factors(patterns: dict[str, float], phi: Phi) -> Phi:
+def factors(patterns: dict[str, float] | None, phi: Phi) -> Phi:
     """The factor of the meta-learning rate for each leaf of phi: that of the first glob its path matches, else 1.
 
     Raises ValueError at a glob that matches none.
     """
-    paths = [path for path, _ in named(phi)]
+    patterns, paths = patterns or {}, [path for path, _ in named(phi)]
     for pattern in patterns:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise ValueError(f"{pattern!r} matches nothing in phi; there are {', '.join(paths)}")
