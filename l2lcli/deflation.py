@@ -3,8 +3,8 @@
 A meta-gradient through a long unroll differs from task to task mostly along one or a few directions of phi: on the paper's
 MNIST network with W = T = 100, three quarters of its variance are along one, a drift that all coordinates have in common. Adam
 makes it worse, since it brings every parameter's step to the same size, and those along such a direction have their signs in
-common: phi is thrown to and fro along it. So the component along these directions is made small before Adam sees it. It is not
-made 0: the mean still moves phi along them, slowly.
+common: phi moves to and fro along it. So the component along these directions is made small before Adam sees it. It is not
+made 0: the mean still moves phi along them, slowly. On that network it has not made the end of meta-training better (README).
 """
 
 from __future__ import annotations
