@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from typing import Any
 
 PLAIN_SECONDS = 10.0  # between plain lines
+RATE_SECONDS = 60.0  # that the rate is of: the first meta-steps wait for compilation, and are not what the others will take
 
 
 class Progress:
@@ -18,7 +20,8 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         """Nothing is shown before the first `update` or `say`."""
-        self._total, self._start, self._began = total, 0, time.monotonic()
+        self._total = total
+        self._done: deque[tuple[float, int]] = deque()
         self._shown = -PLAIN_SECONDS
         self._seen: dict[str, Any] = {}
         self._bar: Any = None
@@ -50,7 +53,7 @@ class Progress:
 
     def begin(self, step: int) -> None:
         """Meta-training begins now; `step` meta-steps were done before, by the run that is resumed."""
-        self._start, self._began = step, time.monotonic()
+        self._done.clear()
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description="compiling")
 
@@ -58,17 +61,25 @@ class Progress:
         """Meta-training has done `step` meta-steps and these new rows."""
         for row in rows:
             self._seen |= {key: row[key] for key in ("episode", "loss", "validation_loss") if key in row}
-        seconds = time.monotonic() - self._began
-        rate = (step - self._start) / seconds
+        rate = self._rate(step)
         line = f"episode {self._seen.get('episode', 0)}"
         line += "".join(f"  {name} {_number(self._seen[key])}" for key, name in NAMES.items() if key in self._seen)
-        line += f"  {rate:.1f} meta-steps/s"
+        line += f"  {rate:.{1 if rate >= 1 else 3}f} meta-steps/s" if rate else ""
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=line)
         elif time.monotonic() - self._shown >= PLAIN_SECONDS or step == self._total:
             self._shown = time.monotonic()
-            left = (self._total - step) / rate if rate else 0.0
-            self._print(f"{line}  {100 * step // self._total} %  {_clock(left)} left")
+            left = f"  {_clock((self._total - step) / rate)} left" if rate else ""
+            self._print(f"{line}  {100 * step // self._total} %{left}")
+
+    def _rate(self, step: int) -> float | None:
+        """Meta-steps per second of late, or None before there are two times to tell it from."""
+        now = time.monotonic()
+        self._done.append((now, step))
+        while len(self._done) > 2 and now - self._done[1][0] > RATE_SECONDS:
+            self._done.popleft()
+        since, before = self._done[0]
+        return (step - before) / (now - since) if step > before and now > since else None
 
     def say(self, line: str) -> None:
         """Show a line about what is being done."""
