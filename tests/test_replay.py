@@ -10,6 +10,7 @@ from l2lcli import registry
 from l2lcli.base import LearnedOptimizer
 from l2lcli.flat import flat, ravel
 from l2lcli.lstm_cell import fuse, window
+from l2lcli.optimizers.averages import AveragesSpec
 from l2lcli.optimizers.hand import hand
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 from l2lcli.optimizers.preprocess import Identity
@@ -44,6 +45,7 @@ def nosy():
 FAMILIES = {
     "lstm": lstm(LstmSpec(layers=2, hidden=3)),
     "one layer": lstm(LstmSpec(layers=1, hidden=4, preprocess=Identity(), output_scale=1.0)),
+    "averages": lstm(LstmSpec(layers=2, hidden=3, averages=AveragesSpec(decays=[0.5, 0.9]))),
     "no layer": lstm(LstmSpec(layers=0)),
     "adam": hand("adam", 0.01),
     "nag": hand("nag", 0.01),

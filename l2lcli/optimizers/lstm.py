@@ -8,6 +8,7 @@ from pydantic import Field
 
 from l2lcli import registry
 from l2lcli.base import LearnedOptimizer, Spec
+from l2lcli.optimizers.averages import Averages, AveragesSpec, averages_shown, see, unseen
 from l2lcli.optimizers.preprocess import LogSign, Preprocess, features, preprocess
 from l2lcli.optimizers.start import learning_start
 
@@ -25,10 +26,14 @@ class LstmSpec(Spec):
     """Units per layer."""
     preprocess: Preprocess = LogSign()
     """What the LSTM is shown of a gradient."""
+    averages: AveragesSpec | None = None
+    """Running averages that it is shown, too; null, as published, leaves all memory to the LSTM."""
     output_scale: float = Field(0.1, gt=0)
     """The read-out is multiplied by this to give the update."""
     forget_bias: float = 1.0
     """Added to the forget gate's input."""
+    memory: float | None = Field(None, ge=2)
+    """The cells' time scales at the start are drawn between 2 and this many steps, evenly in the logarithm; null: all short."""
     learn_start: bool = False
     """Learn theta_0, too; needs a window as long as the horizon."""
 
@@ -38,6 +43,7 @@ class LstmState(NamedTuple):
 
     h: tuple[jax.Array, ...]  # [H, N] each
     c: tuple[jax.Array, ...]  # [H, N] each
+    seen: Averages | None = None
 
 
 @registry.optimizer.register("lstm", LstmSpec)
@@ -58,13 +64,25 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
 
     show = preprocess(spec.preprocess)
 
+    def look(seen, flat):
+        """Gradients [N] -> what the LSTM is shown [inputs, N]."""
+        shown = jax.vmap(show, out_axes=-1)(flat)
+        if spec.averages is None:
+            return None, shown
+        seen, more = see(spec.averages, seen, flat)
+        return seen, jnp.concatenate([shown, more])
+
     def init(key, theta):
         dtype = jax.tree.leaves(theta)[0].dtype
-        phi, inputs = {}, features(spec.preprocess)
+        phi, inputs = {}, features(spec.preprocess) + (averages_shown(spec.averages) if spec.averages else 0)
         keys = jax.random.split(key, spec.layers + 1)
 
         def uniform(key, shape, fan):  # as torch.nn.LSTMCell and torch.nn.Linear start: U(-1/√fan, 1/√fan)
             return jax.random.uniform(key, shape, dtype, -(fan**-0.5), fan**-0.5)
+
+        def chrono(key, bias):  # Tallec and Ollivier 2018: a cell of time scale T forgets 1/T at each step, and takes in 1/T
+            scale = jnp.log(spec.memory - 1) * jax.random.uniform(jax.random.fold_in(key, 1), (spec.hidden,), dtype)
+            return bias.at[: spec.hidden].set(-scale).at[spec.hidden : 2 * spec.hidden].set(scale - spec.forget_bias)
 
         for i in range(spec.layers):
             input_key, recurrent_key, bias_key = jax.random.split(keys[i], 3)
@@ -73,6 +91,8 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
                 "recurrent": uniform(recurrent_key, (4 * spec.hidden, spec.hidden), spec.hidden),
                 "bias": uniform(bias_key, (4 * spec.hidden,), spec.hidden),
             }
+            if spec.memory is not None:
+                phi[f"lstm_{i}"]["bias"] = chrono(keys[i], phi[f"lstm_{i}"]["bias"])
             inputs = spec.hidden
         phi["readout"] = {"kernel": uniform(keys[-1], (inputs,), inputs), "bias": jnp.zeros((), dtype)}
         return phi
@@ -82,18 +102,18 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
             flat, _ = ravel_pytree(theta)
             # One buffer a leaf, not one shared: whoever donates the state would else donate the same buffer twice.
             zeros = lambda: tuple(jnp.zeros((spec.hidden, flat.size), flat.dtype) for _ in range(spec.layers))  # noqa: E731
-            return LstmState(zeros(), zeros())
+            return LstmState(zeros(), zeros(), unseen(spec.averages, flat) if spec.averages else None)
 
         def update(grad, state, theta=None, **extra):
             flat, unravel = ravel_pytree(grad)
-            shown = jax.vmap(show, out_axes=-1)(flat)
+            seen, shown = look(state.seen, flat)
             h, c, updates, *_ = step(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
-            return unravel(updates), LstmState(h, c)
+            return unravel(updates), LstmState(h, c, seen)
 
         return optax.GradientTransformationExtraArgs(start, update)
 
     def whole_window(phi, state, grads):
-        shown = jax.vmap(jax.vmap(show, out_axes=-1))(grads)
+        shown = jax.lax.scan(look, state.seen, grads)[1]
         return window(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
 
     family = LearnedOptimizer(init, bind, replayable=True, window=whole_window if spec.layers else None)
