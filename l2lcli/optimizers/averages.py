@@ -11,8 +11,8 @@ from l2lcli.base import Spec
 if TYPE_CHECKING:
     import jax
 
-SMALLEST = 1e-8  # root mean squares are shown as this at least, as Adam's; derivatives at 0 stay finite
-PER_E = 10.0  # the logarithm of the root is divided by this, as `log_sign` divides that of the gradient
+SMALLEST = 1e-12  # added to the root, as Adam's epsilon
+P = 10.0  # the logarithm of the root is cut at -P and divided by it, as `log_sign` does with the gradient's
 
 Decay = Annotated[float, Field(gt=0, lt=1)]
 
@@ -56,7 +56,7 @@ def see(spec: AveragesSpec, state: Averages, g: jax.Array) -> tuple[Averages, ja
 
     Returns:
       The new state, and [K + 2, N]: the averages and the gradient, divided by the root r of the averaged square, and
-      log(r) / 10. Averages are corrected for their start at 0 (Kingma and Ba 2015, Section 3).
+      log(r) / 10, at least -1. Averages are corrected for their start at 0 (Kingma and Ba 2015, Section 3).
     """
     import jax.numpy as jnp
 
@@ -64,6 +64,8 @@ def see(spec: AveragesSpec, state: Averages, g: jax.Array) -> tuple[Averages, ja
     count = state.count + 1
     mean = decays * state.mean + (1 - decays) * g[None]
     square = spec.square_decay * state.square + (1 - spec.square_decay) * g * g
-    root = jnp.sqrt(square / (1 - spec.square_decay**count) + SMALLEST**2)
+    # The maximum is for second derivatives, which are then finite where no gradient was seen.
+    root = jnp.sqrt(jnp.maximum(square / (1 - spec.square_decay**count), SMALLEST**2)) + SMALLEST
+    log = jnp.log(jnp.maximum(root, jnp.exp(-P))) / P
     shown = jnp.concatenate([mean / (1 - decays ** count[None]), g[None]]) / root[None]
-    return Averages(mean, square, count), jnp.concatenate([shown, jnp.log(root)[None] / PER_E])
+    return Averages(mean, square, count), jnp.concatenate([shown, log[None]])

@@ -81,7 +81,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
             return jax.random.uniform(key, shape, dtype, -(fan**-0.5), fan**-0.5)
 
         def chrono(key, bias):  # Tallec and Ollivier 2018: a cell of time scale T forgets 1/T at each step, and takes in 1/T
-            scale = jnp.log(spec.memory - 1) * jax.random.uniform(jax.random.fold_in(key, 1), (spec.hidden,), dtype)
+            scale = jnp.log(spec.memory - 1) * jax.random.uniform(key, (spec.hidden,), dtype)
             return bias.at[: spec.hidden].set(-scale).at[spec.hidden : 2 * spec.hidden].set(scale - spec.forget_bias)
 
         for i in range(spec.layers):
@@ -92,7 +92,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
                 "bias": uniform(bias_key, (4 * spec.hidden,), spec.hidden),
             }
             if spec.memory is not None:
-                phi[f"lstm_{i}"]["bias"] = chrono(keys[i], phi[f"lstm_{i}"]["bias"])
+                phi[f"lstm_{i}"]["bias"] = chrono(bias_key, phi[f"lstm_{i}"]["bias"])
             inputs = spec.hidden
         phi["readout"] = {"kernel": uniform(keys[-1], (inputs,), inputs), "bias": jnp.zeros((), dtype)}
         return phi
