@@ -6,11 +6,13 @@ RUN ?=
 BASELINES ?= adam,rmsprop,sgd
 L2L := .venv/bin/l2l
 
-# What `make paper` runs: every experiment of README's table of claims, and those whose spread over meta-training seeds it shows.
+# What `make paper` runs: every experiment of README's tables, and those whose spread over meta-training seeds it shows.
 PAPER ?= quadratic quadratic-deepmind simple simple-multi polynomial polynomial-5 digits digits-window-100 digits-episodes \
   digits-preprocess-off digits-preprocess-k5 digits-scale-1 digits-scale-001 digits-one-layer digits-meta-sgd digits-relu \
-  mnist-window20 mnist mnist-relu cifar10 cifar10-groups cifar10-sub
-SEEDED ?= quadratic digits mnist-window20
+  mnist-window20 mnist-window100 mnist-averages mnist mnist-relu cifar10 cifar10-groups cifar10-sub \
+  sinusoid sinusoid-maml sinusoid-maml-first-order omniglot-5way-1shot omniglot-5way-1shot-maml \
+  omniglot-5way-1shot-meta-sgd omniglot-5way-1shot-lstm-gd-v1 quadratic-lstm-gd digits-lstm-gd
+SEEDED ?= quadratic digits mnist-averages
 KEEP = $(L2L) report runs/latest --save-reference
 
 .PHONY: help setup train eval test lint figures paper claims bench clean

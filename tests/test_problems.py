@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from l2lcli import registry
+from l2lcli.data.source import DataError
 
 SMALL = {  # what makes a problem's defaults quick to test, without a download
     "classification": {"batch_size": 32},
@@ -151,6 +152,20 @@ def test_classification_is_softmax_cross_entropy_of_the_network_written_out():
     np.testing.assert_allclose(problem.loss(theta, batch), -log_p[np.arange(8), batch["label"]].mean(), rtol=1e-5)
     accuracy = problem.metrics(theta, batch)["accuracy"]
     assert accuracy == pytest.approx((log_p.argmax(1) == np.asarray(batch["label"])).mean())
+
+
+def test_pooled_images_are_the_rounded_means_of_squares_and_theta_is_smaller():
+    build = lambda **more: registry.problem.build(registry.problem.specs()["classification"](**more), None)  # noqa: E731
+    whole, halved = (build(pool=pool).data["test"]["image"] for pool in (1, 2))
+    assert halved.shape == (len(whole), 4, 4)
+    for n, y, x in [(0, 0, 1), (7, 2, 1), (50, 3, 3)]:
+        mean = np.asarray(whole[n, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2], np.float64).mean()
+        assert halved[n, y, x] == np.floor(mean + 0.5)
+    problem = build(pool=4, hidden=[3])
+    theta, _ = problem.init(jax.random.key(0), problem.data["train"])
+    assert {leaf.shape for leaf in jax.tree.leaves(theta)} == {(4, 3), (3,), (3, 10), (10,)}
+    with pytest.raises(DataError, match=r"problem\.pool: squares of 3 pixels do not fill images of 8x8"):
+        build(pool=3)
 
 
 @pytest.mark.parametrize(
