@@ -147,7 +147,9 @@ class Estimator(NamedTuple):
     Attributes:
       init: (key, phi, data) -> M fresh optimizees. The key is consumed.
       estimate: (key, phi, data, state) -> (Estimate, state W steps further). The key is consumed.
+      shardings: state -> how `estimate` leaves it on several devices, a prefix of its tree, t on all; None on one device.
     """
 
     init: Callable[[Key, Phi, Data], State]
     estimate: Callable[[Key, Phi, Data, State], tuple[Estimate, State]]
+    shardings: Callable[[State], Any] | None = None

@@ -64,6 +64,7 @@ class MetaTraining(NamedTuple):
 
     Attributes:
       init: (root key, phi, data) -> Outer.
+      place: Outer -> the same, on the devices as `advance` leaves it: else its second call would be compiled anew.
       advance: (root key, Outer, data, count) -> (Outer, [CAPACITY, 3] of loss, gradient norm, skipped; the first
         `count` rows are filled, fewer if a run of skipped steps ended it).
       validate: (root key, phi, data) -> () mean over the validation seeds of Σ_{t=0}^{T-1} f(theta_t); where the config
@@ -73,6 +74,7 @@ class MetaTraining(NamedTuple):
     """
 
     init: Callable[[Key, Phi, Data], Outer]
+    place: Callable[[Outer], Outer]
     advance: Callable[[Key, Outer, Data, int], tuple[Outer, jax.Array]]
     validate: Callable[[Key, Phi, Data], jax.Array]
     per_episode: int
@@ -141,6 +143,12 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
             jnp.zeros((), jnp.int32),
         )
 
+    def place(outer):
+        if estimator.shardings is None:
+            return outer
+        inner = estimator.shardings(outer.inner)
+        return jax.device_put(outer, Outer(*[inner.t] * len(outer))._replace(inner=inner))
+
     def meta_step(root, outer, data):
         inner = jax.lax.cond(
             outer.step % per_episode == 0,
@@ -183,7 +191,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
 
         return jax.vmap(one)(jax.random.split(namespace(root, "validation"), spec.validation_seeds)).mean()
 
-    return MetaTraining(jax.jit(init), jax.jit(advance, donate_argnums=1), jax.jit(validate), per_episode, limit)
+    return MetaTraining(jax.jit(init), place, jax.jit(advance, donate_argnums=1), jax.jit(validate), per_episode, limit)
 
 
 def run(

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from l2lcli.base import Estimate, Estimator
+from l2lcli.base import Estimate, Estimator, Inner
 from l2lcli.unroll import axes
 
 AXIS = "task"
@@ -48,7 +48,7 @@ def over_tasks(build: Callable[[int, int], Estimator], tasks: int, devices: int)
             out_specs=(everywhere, state_spec),
         )(key, phi, data, state)  # fmt: skip
 
-    return Estimator(init, estimate)
+    return Estimator(init, estimate, lambda state: _on_mesh(state_spec, devices))
 
 
 def by_coordinate(local: Callable[..., tuple[Estimate, Any]], devices: int) -> Callable[..., tuple[Estimate, Any]]:
@@ -64,9 +64,7 @@ def by_coordinate(local: Callable[..., tuple[Estimate, Any]], devices: int) -> C
     """
 
     def shared(key, phi, data, state):
-        everywhere = PartitionSpec()
-        part = lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), AXIS) if leaf.ndim > 1 else everywhere  # noqa: E731
-        of_state = axes(everywhere)._replace(t=everywhere, opt=jax.tree.map(part, state.opt))
+        everywhere, of_state = PartitionSpec(), _by_coordinate(state)
 
         def one(key, phi, data, state):
             estimate, state = local(jax.random.fold_in(key, jax.lax.axis_index(AXIS)), phi, data, state)
@@ -79,6 +77,23 @@ def by_coordinate(local: Callable[..., tuple[Estimate, Any]], devices: int) -> C
         )(key, phi, data, state)  # fmt: skip
 
     return shared
+
+
+def shardings_by_coordinate(state: Inner, devices: int) -> Inner:
+    """How such a meta-gradient leaves the state."""
+    return _on_mesh(_by_coordinate(state), devices)
+
+
+def _by_coordinate(state: Inner) -> Inner:
+    everywhere = PartitionSpec()
+    part = lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), AXIS) if leaf.ndim > 1 else everywhere  # noqa: E731
+    return axes(everywhere)._replace(t=everywhere, opt=jax.tree.map(part, state.opt))
+
+
+def _on_mesh(specs: Inner, devices: int) -> Inner:
+    mesh = _mesh(devices)
+    is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)
 
 
 def on_every_device(function: Callable[..., jax.Array], devices: int) -> Callable[..., jax.Array]:

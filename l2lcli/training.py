@@ -134,7 +134,7 @@ def _begin(
         run.truncate(0)
         _write_artefact(experiment, run, record, 0)
         run.status("running", 0)
-        return outer, record, 0, None
+        return meta.place(outer), record, 0, None
     try:
         outer = leaves.from_host(outer, checkpoint.arrays, "outer/")
         best = leaves.from_host(phi, checkpoint.arrays, "best/")
@@ -145,7 +145,7 @@ def _begin(
     loss = checkpoint.meta["best_loss"]
     record = Record(_on_host(best), math.inf if loss is None else loss, checkpoint.meta["stale"], checkpoint.meta["pending"])
     run.status("running", checkpoint.step, **_seconds(run))
-    return outer, record, checkpoint.meta["rows"], checkpoint.meta["finished"]
+    return meta.place(outer), record, checkpoint.meta["rows"], checkpoint.meta["finished"]
 
 
 def _on_host(phi: Any) -> Any:

@@ -52,6 +52,52 @@ print("equal")
 """
 
 
+ONCE = """
+import logging
+import jax, jax.numpy as jnp
+jax.config.update("jax_num_cpu_devices", 2)
+from types import SimpleNamespace
+from l2lcli import registry, sharding
+from l2lcli.estimators.replay import ReplaySpec
+from l2lcli.meta_train import meta_training
+from l2lcli.optimizers.lstm import LstmSpec, lstm
+from l2lcli.problems.quadratic import QuadraticSpec
+
+compiled = []
+class Heard(logging.Handler):
+    def emit(self, record):
+        compiled.append(record.getMessage())
+logging.getLogger("jax").addHandler(Heard())
+jax.config.update("jax_log_compiles", True)
+problem = registry.problem.build(QuadraticSpec(dimension=4), None)
+family = lstm(LstmSpec(layers=1, hidden=3))
+for tasks in (2, 1):  # a task on each device; one task, whose coordinates are split
+    spec = ReplaySpec(window=5)
+    build = lambda *n: registry.estimator.build(spec, problem, family, n[0], (1.0,) * 10, n[1])
+    adam = SimpleNamespace(
+        name="adam", learning_rate=0.01, schedule="cosine", clip=1.0, average=0.0, factors={}, deflate=0
+    )
+    section = SimpleNamespace(
+        episodes=4, horizon=10, tasks=tasks, estimator=spec, validation_seeds=2, weights="all", meta_optimizer=adam
+    )
+    meta = meta_training(problem, family, sharding.over_tasks(build, tasks, 2), section)
+    root = jax.random.key(0)
+    outer = meta.place(meta.init(root, family.init(root, {"theta": jnp.zeros(4)}), ()))
+    compiled.clear()
+    for count in (1, 3, 2):
+        outer, _ = meta.advance(root, outer, (), jnp.int32(count))
+    assert int(outer.step) == 6
+    leaf = outer.inner.opt.h[0]
+    assert not leaf.sharding.is_fully_replicated, leaf.sharding
+    print(sum("Finished XLA compilation of jit(advance)" in line for line in compiled))
+"""
+
+
+def test_meta_training_is_compiled_once_not_again_for_what_the_first_dispatch_leaves_on_the_devices():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", ONCE], capture_output=True, text=True)
+    assert done.stdout == "1\n1\n", done.stderr[-2000:]
+
+
 def test_two_devices_equal_one_with_one_reduction_per_meta_gradient():
     done = subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT], capture_output=True, text=True)
     assert done.stdout == "equal\n", done.stderr

@@ -54,7 +54,7 @@ def replay(
     from l2lcli.flat import each, flat, length, ravel, take
     from l2lcli.outer import averaged, outer
     from l2lcli.sampling import draw
-    from l2lcli.sharding import AXIS, by_coordinate
+    from l2lcli.sharding import AXIS, by_coordinate, shardings_by_coordinate
     from l2lcli.split import Split
     from l2lcli.unroll import axes, begun, drawn, fresh, unroll
 
@@ -126,7 +126,7 @@ def replay(
     def estimate(key, phi, data, state):
         return (local if devices == 1 else by_coordinate(local, devices))(key, phi, data, state)
 
-    return Estimator(init, estimate)
+    return Estimator(init, estimate, None if devices == 1 else lambda state: shardings_by_coordinate(state, devices))
 
 
 def _over_tasks(one, state, steps: int):
