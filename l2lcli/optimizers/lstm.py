@@ -43,7 +43,7 @@ class LstmState(NamedTuple):
 
     h: tuple[jax.Array, ...]  # [H, N] each
     c: tuple[jax.Array, ...]  # [H, N] each
-    seen: Averages | None = None
+    seen: Averages | None = None  # of `LstmSpec.averages`
 
 
 @registry.optimizer.register("lstm", LstmSpec)
@@ -113,7 +113,8 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         return optax.GradientTransformationExtraArgs(start, update)
 
     def whole_window(phi, state, grads):
-        shown = jax.lax.scan(look, state.seen, grads)[1]
+        # Without averages nothing is carried from step to step: one operation over the window, not a loop.
+        shown = jax.lax.scan(look, state.seen, grads)[1] if spec.averages else jax.vmap(lambda g: look(None, g)[1])(grads)
         return window(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
 
     family = LearnedOptimizer(init, bind, replayable=True, window=whole_window if spec.layers else None)
