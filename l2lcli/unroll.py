@@ -63,6 +63,7 @@ def unroll(
     steps: int,
     *,
     second_order: bool = False,
+    discount: float = 1.0,
     checkpoint: bool = False,
     record: Callable[[Inner], Any] | None = None,
     score: Callable[[Inner], Any] | None = None,
@@ -78,6 +79,8 @@ def unroll(
       steps: number of updates, static.
       second_order: let derivatives flow through what the optimizer is fed, the gradient and the value. The paper drops
         them ("the dashed edges", Andrychowicz et al. 2016, Fig. 2), and so does the default.
+      discount: what each step leaves of the derivatives by the optimizee that it passes on (of theta, and of what the
+        optimizer is fed); the values stay as they are.
       checkpoint: recompute each step when differentiating, instead of keeping its activations.
       record: what is to be returned of each step, too, of the optimizee before its update: what the optimizer is fed, say.
       score: what is to be returned of each step instead of f, of the optimizee after its update.
@@ -86,7 +89,14 @@ def unroll(
       The optimizee `steps` further, and f at steps t+1 … t+steps: [steps], or what `score` gave, leaves [steps, ...]. With
       `record`, instead of the latter, that and what was recorded at steps t … t+steps-1, leaves [steps, ...].
     """
-    fed = (lambda x: x) if second_order else jax.lax.stop_gradient
+
+    def passed(x):
+        if discount == 1:
+            return x
+        still = jax.lax.stop_gradient(x)
+        return jax.tree.map(lambda x, still: still + discount * (x - still), x, still)  # x to the bit
+
+    fed = passed if second_order else jax.lax.stop_gradient
 
     def step(inner: Inner, _: None) -> tuple[Inner, jax.Array]:
         tx = optimizer.bind(phi)
@@ -94,8 +104,9 @@ def unroll(
         theta = optax.apply_updates(inner.theta, update)
         t = inner.t + 1
         value, grad = _evidence(problem, theta, inner.task, inner.key, t, data)
-        after = Inner(theta, opt, inner.task, inner.key, t, fed(value), fed(grad))
+        after = Inner(theta, opt, inner.task, inner.key, t, value, grad)
         found = value if score is None else score(after)
+        after = after._replace(theta=passed(theta), value=fed(value), grad=fed(grad))
         return after, found if record is None else (found, record(inner))
 
     inner = inner._replace(value=fed(inner.value), grad=fed(inner.grad))

@@ -78,6 +78,44 @@ def test_meta_gradient_equals_finite_differences(kind, second_order, float64):
     np.testing.assert_allclose(ravel_pytree(found.grad)[0], central_differences(objective, phi), rtol=1e-5, atol=1e-7)
 
 
+def by_forward_mode(phi, direction, inner, discount, second_order):
+    """The derivative of Σ w_t f_t along `direction`, carried forward step by step, and what is passed on cut down by hand."""
+
+    def step(phi, theta, state, grad):
+        update, state = FAMILY.bind(phi).update(grad, state, theta)
+        return optax.apply_updates(theta, update), state
+
+    zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
+    slope = jax.grad(PROBLEM.loss)
+    now = inner.theta, inner.opt, slope(inner.theta, inner.task)
+    moving, total = zeros(now), 0.0
+    for t in range(T):
+        (theta, state), (theta_dot, state_dot) = jax.jvp(step, (phi, *now), (direction, *moving))
+        loss_dot = jax.jvp(lambda theta: PROBLEM.loss(theta, inner.task), (theta,), (theta_dot,))[1]
+        grad, grad_dot = jax.jvp(lambda theta: slope(theta, inner.task), (theta,), (theta_dot,))
+        total += WEIGHTS[t] * loss_dot
+        cut = lambda tree: jax.tree.map(lambda x: discount * x, tree)  # noqa: E731
+        now, moving = (theta, state, grad), (cut(theta_dot), state_dot, cut(grad_dot) if second_order else zeros(grad_dot))
+    return total
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+@pytest.mark.parametrize("kind", ["autodiff", "auto"])
+def test_a_discount_cuts_down_what_each_step_passes_on(kind, second_order, float64):
+    phi = phi64()
+    direction = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape, x.dtype), phi)
+    whole, cut = (estimator(kind, window=T, second_order=second_order, discount=discount) for discount in (1.0, 0.7))
+    state = as_float64(whole.init(jax.random.key(2), phi, ()))
+    key = jax.random.key(3)
+    (full, after), (found, same) = (jax.jit(made.estimate)(key, phi, (), state) for made in (whole, cut))
+    jax.tree.map(np.testing.assert_array_equal, (full.losses, after.theta, after.opt), (found.losses, same.theta, same.opt))
+    inners = [jax.tree.map(lambda x, m=m: x[m] if x.ndim else x, state) for m in range(M)]
+    for discount, estimate in ((1.0, full), (0.7, found)):
+        slope = sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (estimate.grad, direction)), strict=True))
+        expected = sum(by_forward_mode(phi, direction, inner, discount, second_order) for inner in inners) / M
+        np.testing.assert_allclose(slope, expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_windows_carry_the_optimizees_on_and_take_their_own_weights(kind):
     phi = FAMILY.init(jax.random.key(1), {"theta": jnp.zeros(3)})

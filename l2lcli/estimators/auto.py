@@ -20,6 +20,8 @@ class AutoSpec(Spec):
     """Steps per meta-gradient; divides the horizon."""
     second_order: bool = False
     """Let derivatives flow through what the optimizer is fed; the paper drops them."""
+    discount: float = Field(1.0, gt=0, le=1)
+    """What each step leaves of the derivatives by the optimizee that are passed on to the next."""
 
 
 @registry.estimator.register("auto", AutoSpec)
@@ -27,7 +29,7 @@ def auto(
     spec: AutoSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...], devices: int = 1
 ) -> Estimator:
     """Build the estimator that `spec` comes down to. Arguments as `autodiff`."""
-    replays = optimizer.replayable and not (spec.second_order or optimizer.second_order)
-    otherwise = AutodiffSpec(window=spec.window, second_order=spec.second_order)
+    replays = optimizer.replayable and not (spec.second_order or optimizer.second_order) and spec.discount == 1
+    otherwise = AutodiffSpec(window=spec.window, second_order=spec.second_order, discount=spec.discount)
     chosen = ReplaySpec(window=spec.window) if replays else otherwise
     return registry.estimator.build(chosen, problem, optimizer, tasks, weights, devices)

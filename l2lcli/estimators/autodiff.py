@@ -18,6 +18,9 @@ class AutodiffSpec(Spec):
     """Steps per meta-gradient; divides the horizon."""
     second_order: bool = False
     """Let derivatives flow through what the optimizer is fed; the paper drops them."""
+    discount: float = Field(1.0, gt=0, le=1)
+    """What each step leaves of the derivatives by the optimizee that are passed on to the next. Over many steps those of the
+    second order explode; a discount below 1 bounds them, at the price of late losses that count less for early updates."""
     checkpoint: bool = True
     """Recompute each step when differentiating, instead of keeping its activations."""
 
@@ -60,7 +63,8 @@ def autodiff(
                 if optimizer.start is not None:
                     inner = begun(problem, optimizer, phi, inner, data)
                 return unroll(
-                    problem, optimizer, phi, inner, data, spec.window, second_order=second_order, checkpoint=spec.checkpoint,
+                    problem, optimizer, phi, inner, data, spec.window, second_order=second_order, discount=spec.discount,
+                    checkpoint=spec.checkpoint,
                     score=None if problem.query is None else outer(problem, weights, data, problem.loss),
                 )  # fmt: skip
 
