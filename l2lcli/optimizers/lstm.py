@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
@@ -30,6 +31,8 @@ class LstmSpec(Spec):
     """Running averages that it is shown, too; null, as published, leaves all memory to the LSTM."""
     output_scale: float = Field(0.1, gt=0)
     """The read-out is multiplied by this to give the update."""
+    fan_in: int | None = Field(None, ge=1)
+    """Updates of a matrix with more rows than this, of a layer with more inputs, are made smaller in proportion."""
     forget_bias: float = 1.0
     """Added to the forget gate's input."""
     memory: float | None = Field(None, ge=2)
@@ -53,7 +56,8 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
     phi: `lstm_<i>/{input [4H, inputs], recurrent [4H, H], bias [4H]}` and `readout/{kernel [inputs], bias ()}`, and, with
     `learn_start`, `start [N]`.
     Gates are stacked in the order input, forget, cell, output. The update of a coordinate is `output_scale` times a
-    linear read-out of the last layer's h; it is added to the coordinate, so its sign is the LSTM's own affair.
+    linear read-out of the last layer's h; it is added to the coordinate, so its sign is the LSTM's own affair. With `fan_in`
+    it is smaller for a matrix with more inputs.
     """
     import jax
     import jax.numpy as jnp
@@ -71,6 +75,13 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
             return None, shown
         seen, more = see(spec.averages, seen, flat)
         return seen, jnp.concatenate([shown, more])
+
+    def shrunk(updates):
+        """As in Yang et al. 2022 (Tensor Programs V, Table 3): a layer's sum over n inputs moves by n of their updates."""
+        if spec.fan_in is None:
+            return updates
+        factor = lambda shape: min(1.0, spec.fan_in / math.prod(shape[:-1])) if len(shape) > 1 else 1.0  # noqa: E731
+        return jax.tree.map(lambda leaf: factor(leaf.shape) * leaf, updates)
 
     def init(key, theta):
         dtype = jax.tree.leaves(theta)[0].dtype
@@ -108,7 +119,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
             flat, unravel = ravel_pytree(grad)
             seen, shown = look(state.seen, flat)
             h, c, updates, *_ = step(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
-            return unravel(updates), LstmState(h, c, seen)
+            return shrunk(unravel(updates)), LstmState(h, c, seen)
 
         return optax.GradientTransformationExtraArgs(start, update)
 
@@ -117,5 +128,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         shown = jax.lax.scan(look, state.seen, grads)[1] if spec.averages else jax.vmap(lambda g: look(None, g)[1])(grads)
         return window(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
 
-    family = LearnedOptimizer(init, bind, replayable=True, window=whole_window if spec.layers else None)
+    # Replay sees coordinates, which do not tell what matrix they are of.
+    replayable = spec.fan_in is None
+    family = LearnedOptimizer(init, bind, replayable=replayable, window=whole_window if spec.layers and replayable else None)
     return learning_start(family) if spec.learn_start else family
