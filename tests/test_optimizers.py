@@ -173,3 +173,23 @@ def test_preprocessing_has_finite_second_derivatives_at_zero():
     for spec in (LogSign(), DeepmindLogSign(), Clamp()):
         second = jax.jacfwd(jax.jacrev(preprocess(spec)))(jnp.float32(0.0))
         assert np.isfinite(second).all()
+
+
+def test_a_matrix_with_more_inputs_moves_less():
+    shapes = {"bias": (3,), "convolution": (3, 3, 2, 4), "narrow": (4, 3), "wide": (24, 3)}
+    theta = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    plain, shrinking = lstm(LstmSpec()), lstm(LstmSpec(fan_in=6))
+    phi = plain.init(jax.random.key(1), theta)
+    pairs = zip(*(updates(family, phi, gradients(3, theta), theta) for family in (plain, shrinking)), strict=True)
+    factors = {"bias": 1.0, "convolution": 6 / 18, "narrow": 1.0, "wide": 6 / 24}
+    for usual, smaller in pairs:
+        for name, factor in factors.items():
+            np.testing.assert_allclose(smaller[name], factor * usual[name], rtol=1e-6)
+            assert np.abs(usual[name]).max() > 0
+
+
+def test_what_tells_matrices_apart_is_not_replayed_by_coordinates():
+    problem = registry.problem.build(registry.problem.specs()["quadratic"](), None)
+    spec = registry.estimator.specs()["replay"]()
+    with pytest.raises(ValueError, match="cannot be replayed"):
+        registry.estimator.build(spec, problem, lstm(LstmSpec(fan_in=6)), 1, (1.0,) * 20)
