@@ -9,9 +9,9 @@ L2L := .venv/bin/l2l
 # What `make paper` runs: every experiment of README's tables, and those whose spread over meta-training seeds it shows.
 PAPER ?= quadratic quadratic-deepmind simple simple-multi polynomial polynomial-5 digits digits-window-100 digits-episodes \
   digits-preprocess-off digits-preprocess-k5 digits-scale-1 digits-scale-001 digits-one-layer digits-meta-sgd digits-relu \
-  mnist-window20 mnist-window100 mnist-averages mnist mnist-relu cifar10 cifar10-groups cifar10-sub \
+  mnist-window20 mnist-window100 mnist-averages mnist-pooled mnist mnist-relu cifar10 cifar10-groups cifar10-sub \
   sinusoid sinusoid-maml sinusoid-maml-first-order omniglot-5way-1shot omniglot-5way-1shot-maml \
-  omniglot-5way-1shot-meta-sgd omniglot-5way-1shot-lstm-gd-v1 quadratic-lstm-gd digits-lstm-gd mnist-lstm-gd digits-averages
+  omniglot-5way-1shot-meta-sgd omniglot-5way-1shot-lstm-gd-v1 quadratic-lstm-gd digits-lstm-gd mnist-lstm-gd digits-averages digits-second-order
 SEEDED ?= quadratic digits mnist-averages
 KEEP = $(L2L) report runs/latest --save-reference
 
@@ -52,7 +52,8 @@ figures: .venv/installed  ## Draw the figures that README.md shows again, from r
 paper: .venv/installed  ## Run the experiments of the table of claims from nothing, and keep their results: many hours
 	set -e; for name in $(PAPER); do $(L2L) train configs/$$name.yaml; $(KEEP); done
 	set -e; for seed in 1 2; do for name in $(SEEDED); do $(L2L) train configs/$$name.yaml --set seed=$$seed; $(KEEP); done; \
-	  $(L2L) train configs/mnist.yaml --set seed=$$seed --init-from runs/latest; $(KEEP); done
+	  for name in mnist-pooled mnist; do \
+	    $(L2L) train configs/$$name.yaml --set seed=$$seed --init-from runs/latest; $(KEEP); done; done
 	$(L2L) eval mnist --config configs/mnist-architectures.yaml
 	$(L2L) report runs/evaluations/latest --save-reference
 	$(L2L) eval digits --config configs/digits-variants.yaml
