@@ -19,7 +19,11 @@ def test_a_shipped_experiment_is_sound(name):
     config = load(FOLDER / f"{name}.yaml", [])
     assert config.name == name
     if config.train.init_from is not None:
-        assert load(FOLDER / f"{config.train.init_from}.yaml", []).optimizer == config.optimizer
+        start, goes_on = (
+            c.optimizer.model_dump(exclude={"fan_in"})  # which says how wide a network's updates are scaled down
+            for c in (load(FOLDER / f"{config.train.init_from}.yaml", []), config)
+        )
+        assert start == goes_on
     if config.train.meta_optimizer.factors:
         phi = registry.optimizer.build(config.optimizer).init(jax.random.key(0), {"weight": jnp.zeros(2)})
         factors(config.train.meta_optimizer.factors, phi)
