@@ -89,13 +89,7 @@ def unroll(
       The optimizee `steps` further, and f at steps t+1 … t+steps: [steps], or what `score` gave, leaves [steps, ...]. With
       `record`, instead of the latter, that and what was recorded at steps t … t+steps-1, leaves [steps, ...].
     """
-
-    def passed(x):
-        if discount == 1:
-            return x
-        still = jax.lax.stop_gradient(x)
-        return jax.tree.map(lambda x, still: still + discount * (x - still), x, still)  # x to the bit
-
+    passed = lambda x: optax.scale_gradient(x, discount)  # noqa: E731  the values stay to the bit
     fed = passed if second_order else jax.lax.stop_gradient
 
     def step(inner: Inner, _: None) -> tuple[Inner, jax.Array]:
