@@ -43,8 +43,8 @@ def table(path: Path) -> list[list[str]]:
     """Header and a row a claim of the YAML list at `path`, in its order.
 
     The verdict is "holds" or "does not hold" where the 95 % interval lies on one side of 1, "undecided" where it does not.
-    Where runs of other meta-training seeds lie beside (`<run>/seed-1/`), their ratios follow, and a claim holds only if they
-    all lie on its side.
+    Where runs of other meta-training seeds lie beside (`<run>/seed-1/`), their ratios follow, `against` another run's of the
+    same seed, and a claim holds only if they all lie on its side.
 
     Raises ReportError where the list, or a result that it names, is damaged.
     """
@@ -91,7 +91,7 @@ class Found(NamedTuple):
 
 def _row(root: Path, claim: Claim) -> list[str]:
     first = [claim.claim, claim.published, {"final": "final loss", "sum": "summed loss"}[claim.metric]]
-    found = _found(root / claim.run, root, claim)
+    found = _found(root / claim.run, claim.against and root / claim.against, claim)
     if found is None:
         return [*first, "-", NOT_MEASURED]
     others = [other.ratio for other in _other_seeds(root, claim)]
@@ -104,14 +104,13 @@ def _row(root: Path, claim: Claim) -> list[str]:
 
 
 def _other_seeds(root: Path, claim: Claim) -> Iterator[Found]:
-    if claim.against is None:
-        for folder in sorted((root / claim.run).glob("seed-*")):
-            if found := _found(folder, root, claim):
-                yield found
+    for folder in sorted((root / claim.run).glob("seed-*")):
+        if found := _found(folder, claim.against and root / claim.against / folder.name, claim):
+            yield found
 
 
-def _found(folder: Path, root: Path, claim: Claim) -> Found | None:
-    """None where there is no result."""
+def _found(folder: Path, against: Path | None, claim: Claim) -> Found | None:
+    """None where there is no result, here or in `against`."""
     if (summary := tables.read_summary(folder)) is None:
         return None
     part = summary if claim.variant is None else summary["variants"].get(claim.variant)
@@ -125,11 +124,11 @@ def _found(folder: Path, root: Path, claim: Claim) -> Found | None:
         raise ReportError(f"{claim.claim}: the final loss is compared with the best baseline's alone")
     own = curves.of(folder, claim.variant or part["problem"])
     ours, theirs = own.get(claim.optimizer or part["learned"]), own.get(f"{best}@sum", own.get(best))
-    if claim.against is not None:
-        other = tables.read_summary(root / claim.against)
+    if against is not None:
+        other = tables.read_summary(against)
         if other is None:
             return None
-        theirs = curves.of(root / claim.against, other["problem"]).get(other["learned"])
+        theirs = curves.of(against, other["problem"]).get(other["learned"])
     rival = claim.against or best
     if ours is None or theirs is None or ours.shape != theirs.shape:
         raise ReportError(f"{claim.claim}: {folder.name} and {rival} have no curves on the same seeds and steps")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -78,6 +79,18 @@ def test_two_runs_are_compared_seed_by_seed(tmp_path):
         rows(tmp_path, {"run": "a", "against": "b"})
     with pytest.raises(tables.ReportError, match="a and b have no curves on the same seeds and steps"):
         rows(tmp_path, {"run": "a", "optimizer": "lstm after 20", "against": "b", "metric": "sum"})
+
+
+def test_other_seeds_of_two_runs_are_paired(tmp_path):
+    losses = np.random.default_rng(0).uniform(1, 2, (4, 4)).round(3)
+    compared = {"run": "a", "against": "b", "metric": "sum"}
+    for name, factor in [("a", 1), ("a/seed-1", 3), ("a/seed-2", 9), ("b", 2), ("b/seed-1", 4)]:
+        result(tmp_path / name, losses={"lstm": factor * losses})
+    # seed-2 has no partner, and is left out.
+    assert rows(tmp_path, compared)[0][3].endswith("(b) = 0.500 [0.500, 0.500]; other meta-training seeds 0.750")
+    result(tmp_path / "b/seed-2", losses={"lstm": 6 * losses})
+    assert rows(tmp_path, compared)[0][3:] == [ANY, "undecided"]
+    assert rows(tmp_path, compared)[0][3].endswith("; other meta-training seeds 0.750, 1.50")
 
 
 def test_a_damaged_list_is_one_line(tmp_path):
