@@ -27,8 +27,8 @@ def save(folder: Path, root: Path) -> Path:
 
     The first run of an experiment becomes `<root>/<name>/`; those of other seeds `<root>/<name>/seed-<seed>/` beside it, and
     one of the same seed takes the old one's place. In it: config.yaml, env.json without the command line, summary.json,
-    optimizer.npz, inspection.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`) and figures/*.png
-    drawn from these; `data.raw_dir` is null in all of them.
+    optimizer.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`), and, but for other seeds,
+    inspection.npz and figures/*.png drawn from all these; `data.raw_dir` is null in all of them.
 
     Raises RunError where the run has not been evaluated, where it would take more than LARGEST bytes, or where an evaluation
     would take the place of a trained optimizer; ConfigError where its config is none.
@@ -38,13 +38,17 @@ def save(folder: Path, root: Path) -> Path:
     if summary is None:
         raise RunError(f"{folder}: has not been evaluated, so there is no result to keep (no summary.json)")
     config = configs.load(folder / "config.yaml")
-    config = configs.override(config, {"data.raw_dir": None, "train.init_from": _shipped(folder, config)})
+    config = configs.override(config, {"data.raw_dir": None, "train.init_from": _shipped(root, folder, config)})
     place = _place(root, config)
     if (place / OPTIMIZER).is_file() and not (folder / OPTIMIZER).is_file():
         raise RunError(f"{folder}: holds no optimizer, and {place} does: give the evaluation another name (--set name=…)")
     with tempfile.TemporaryDirectory() as temporary, faults(place):
         new = Path(temporary) / "reference"
         _fill(new, folder, config, summary)
+        if place.parent == root:
+            for name in filter(lambda name: (folder / name).is_file(), (pictures.FILE, gate_pictures.FILE)):
+                shutil.copyfile(folder / name, new / name)
+            report.figures(new)
         sizes = {path.relative_to(new).as_posix(): path.stat().st_size for path in new.rglob("*") if path.is_file()}
         if (whole := sum(sizes.values())) > LARGEST:
             parts = ", ".join(f"{name} {sizes[name]:,}" for name in sorted(sizes, key=lambda name: -sizes[name])[:4])
@@ -65,10 +69,10 @@ def _place(root: Path, config: Config) -> Path:
     return root / config.name / f"seed-{config.seed}" if other else root / config.name
 
 
-def _shipped(folder: Path, config: Config) -> str | None:
+def _shipped(root: Path, folder: Path, config: Config) -> str | None:
     """What the run started from by the name under which its reference result is shipped, not by a path of this machine."""
     start = folder / trained.START
-    return trained.read(start).config.name if start.is_file() else config.train.init_from
+    return _place(root, trained.read(start).config).relative_to(root).as_posix() if start.is_file() else config.train.init_from
 
 
 def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> None:
@@ -84,9 +88,6 @@ def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> N
         put("env.json", strict_json({key: value for key, value in env.items() if key != "argv"}))
     if rows := tables.read_metrics(folder / "metrics.jsonl"):
         put("metrics.jsonl.xz", lzma.compress(b"".join(map(_row, rows)), preset=9))
-    for name in (pictures.FILE, gate_pictures.FILE):
-        if (folder / name).is_file():
-            put(name, (folder / name).read_bytes())
     for name in (OPTIMIZER, *map(trained.kept, config.train.keep)):
         if (folder / name).is_file():
             phi, meta = read_artefact(folder / name)
@@ -95,7 +96,6 @@ def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> N
         if found := curves.of(folder, name):
             points = POINTS if name == summary["problem"] else VARIANT_POINTS
             put(f"curves/{name}.csv.xz", curves.packed(found, points))
-    report.figures(new)
 
 
 def _row(row: dict[str, Any]) -> bytes:

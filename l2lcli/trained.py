@@ -40,8 +40,8 @@ def read(name: str | Path | None = None) -> Trained:
     """Read a trained optimizer.
 
     Args:
-      name: a run directory, an artefact file, or the name of an optimizer shipped in runs/reference/; None is the newest
-        finished run below runs/.
+      name: a run directory, an artefact file, or the name of an optimizer shipped in runs/reference/ ("digits",
+        "digits/seed-1"); None is the newest finished run below runs/.
 
     Raises RunError if there is none, or if it is damaged.
     """
@@ -66,10 +66,11 @@ def _find(name: str | Path | None) -> tuple[Path, Run | None]:
     if path.is_file():
         in_run = path.name == NAME and all((path.parent / name).is_file() for name in ("config.yaml", "status.json"))
         return path, rundir.open_run(path.parent) if in_run else None
-    if not path.exists() and len(path.parts) == 1:
+    if not path.exists() and not path.is_absolute():
         for root in (ROOT, Path(__file__).parent.parent / "runs"):
             if (shipped := root / "reference" / path / NAME).is_file():
                 return shipped, None
+    if not path.exists() and len(path.parts) == 1:
         raise RunError(f"{name}: no run directory, no optimizer file, and none of that name is shipped")
     run = rundir.open_run(path)
     if not (run.path / NAME).is_file():

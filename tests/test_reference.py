@@ -1,12 +1,13 @@
 """A reference result is small, draws what the run draws, and says nothing of the machine's folders."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from support import finished
 
-from l2lcli import config, curves, reference, report, tables
+from l2lcli import config, curves, reference, report, tables, trained
 from l2lcli.artefact import RunError, read_artefact, write_artefact
 
 PHI = {"lstm_0/bias": np.arange(4, dtype=np.float32) / 3}
@@ -61,7 +62,20 @@ def test_other_seeds_lie_beside_and_the_same_one_is_replaced(run, tmp_path):
     assert reference.save(second, root) == root / "digits" / "seed-7"
     assert reference.save(made(tmp_path / "third", variants=(), seeds=2, steps=4), root) == root / "digits"
     assert {path.name for path in (root / "digits/curves").iterdir()} == {"digits.csv.xz"}
-    assert (root / "digits/seed-7/optimizer.npz").is_file()
+    assert (root / "digits/seed-7/optimizer.npz").is_file() and not (root / "digits/seed-7/figures").exists()
+
+
+def test_a_run_names_the_seed_that_it_started_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root, first, second = tmp_path / "runs/reference", made(tmp_path / "first"), made(tmp_path / "second", seed=7)
+    for folder in (first, second):
+        reference.save(folder, root)
+    third = made(tmp_path / "third", seed=8)
+    shutil.copyfile(second / "optimizer.npz", third / "start.npz")
+    name = config.load(reference.save(third, root) / "config.yaml").train.init_from
+    assert name == "digits/seed-7" and trained.read(name).config.seed == 7
+    with pytest.raises(RunError, match=r"digits/seed-9: no such"):
+        trained.read("digits/seed-9")
 
 
 def test_what_cannot_be_kept_is_one_line_and_leaves_what_was_there(run, tmp_path, monkeypatch):
