@@ -13,7 +13,8 @@ PAPER ?= quadratic quadratic-deepmind simple simple-multi polynomial polynomial-
   sinusoid sinusoid-maml sinusoid-maml-first-order omniglot-5way-1shot omniglot-5way-1shot-maml \
   omniglot-5way-1shot-meta-sgd omniglot-5way-1shot-lstm-gd-v1 quadratic-lstm-gd digits-lstm-gd mnist-lstm-gd \
   digits-averages digits-second-order
-SEEDED ?= quadratic digits mnist-averages
+SEEDED ?= quadratic digits digits-preprocess-off digits-preprocess-k5 digits-scale-1 digits-scale-001 digits-one-layer \
+  digits-meta-sgd digits-window-100 digits-averages digits-second-order mnist-averages mnist-pooled mnist
 KEEP = $(L2L) report runs/latest --save-reference
 
 .PHONY: help setup train eval test lint figures paper claims bench clean
@@ -52,9 +53,8 @@ figures: .venv/installed  ## Draw the figures that README.md shows again, from r
 
 paper: .venv/installed  ## Run the experiments of the table of claims from nothing, and keep their results: many hours
 	set -e; for name in $(PAPER); do $(L2L) train configs/$$name.yaml; $(KEEP); done
-	set -e; for seed in 1 2; do for name in $(SEEDED); do $(L2L) train configs/$$name.yaml --set seed=$$seed; $(KEEP); done; \
-	  for name in mnist-pooled mnist; do \
-	    $(L2L) train configs/$$name.yaml --set seed=$$seed --init-from runs/latest; $(KEEP); done; done
+	set -e; for seed in 1 2; do for name in $(SEEDED); do start=$$(sed -n 's/^  init_from: //p' configs/$$name.yaml); \
+	  $(L2L) train configs/$$name.yaml --set seed=$$seed $${start:+--init-from $$start/seed-$$seed}; $(KEEP); done; done
 	$(L2L) eval mnist --config configs/mnist-architectures.yaml
 	$(L2L) report runs/evaluations/latest --save-reference
 	$(L2L) eval digits --config configs/digits-variants.yaml
