@@ -42,7 +42,8 @@ class Claim(Spec):
 def table(path: Path) -> list[list[str]]:
     """Header and a row a claim of the YAML list at `path`, in its order.
 
-    The verdict is "holds" or "does not hold" where the 95 % interval lies on one side of 1, "undecided" where it does not.
+    The verdict is "holds" or "does not hold" where the 95 % interval lies on one side of 1, "undecided" where it does not. That
+    interval is over networks: "(one run)" follows where nothing is known of how much one meta-training differs from another.
     Where runs of other meta-training seeds lie beside (`<run>/seed-1/`), their ratios follow, `against` another run's of the
     same seed, and a claim holds only if they all lie on its side.
 
@@ -68,7 +69,7 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 class Found(NamedTuple):
-    """A ratio: of which losses, its 95 % interval, and whose the second loss is. None where a seed diverged."""
+    """A ratio: of which losses, its 95 % interval, and whose the second loss is. None where a seed diverged, or that is 0."""
 
     ratio: float | None
     interval: list[float] | None
@@ -79,14 +80,20 @@ class Found(NamedTuple):
     def __str__(self) -> str:
         """`.25 / .33 (nag) = .76 [.70, .83]`."""
         if self.ratio is None:
-            return f"diverged ({self.rival}: {tables.number(self.theirs, 3)})"
+            return f"{tables.number(self.ours, 3)} / {tables.number(self.theirs, 3)} ({self.rival})"
         ends = f" [{', '.join(tables.number(end, 3) for end in self.interval)}]" if self.interval else ""
         shown = f"{tables.number(self.ours, 3)} / {tables.number(self.theirs, 3)} ({self.rival})"
         return f"{shown} = {tables.number(self.ratio, 3)}{ends}"
 
+    def point(self) -> float:
+        """The ratio; infinite where the first loss diverged or the second is 0, and 0 where only the second diverged."""
+        if self.ratio is not None:
+            return self.ratio
+        return np.inf if self.ours is None or self.theirs == 0 else 0.0
+
     def ends(self) -> list[float]:
         """Where the ratio may lie."""
-        return [np.inf] if self.ratio is None else self.interval or [self.ratio]
+        return self.interval or [self.point()]
 
 
 def _row(root: Path, claim: Claim) -> list[str]:
@@ -94,13 +101,13 @@ def _row(root: Path, claim: Claim) -> list[str]:
     found = _found(root / claim.run, claim.against and root / claim.against, claim)
     if found is None:
         return [*first, "-", NOT_MEASURED]
-    others = [other.ratio for other in _other_seeds(root, claim)]
-    shown, sides = str(found), [*found.ends(), *(np.inf if other is None else other for other in others)]
+    others = [other.point() for other in _other_seeds(root, claim)]
+    shown, sides = str(found), [*found.ends(), *others]
     if others:
-        ratios = ", ".join("diverged" if other is None else tables.number(other, 3) for other in others)
-        shown += f"; other meta-training seeds {ratios}"
+        shown += f"; other meta-training seeds {', '.join(tables.number(other, 3) for other in others)}"
     held = [side < 1 for side in sides] if claim.expect == "below 1" else [side > 1 for side in sides]
-    return [*first, shown, "**holds**" if all(held) else "undecided" if any(held) else "**does not hold**"]
+    verdict = "**holds**" if all(held) else "undecided" if any(held) else "**does not hold**"
+    return [*first, shown, verdict if others else f"{verdict} (one run)"]
 
 
 def _other_seeds(root: Path, claim: Claim) -> Iterator[Found]:
@@ -130,7 +137,7 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> Found | None:
             return None
         theirs = curves.of(against, other["problem"]).get(other["learned"])
     rival = claim.against or best
-    if ours is None or theirs is None or ours.shape != theirs.shape:
+    if ours is None or theirs is None or ours.shape != theirs.shape or not np.array_equal(ours[:, 0], theirs[:, 0]):
         raise ReportError(f"{claim.claim}: {folder.name} and {rival} have no curves on the same seeds and steps")
     totals = statistics.total(ours), statistics.total(theirs)
     return Found(*statistics.ratio_interval(*totals), *(float(total.mean()) for total in totals), rival)

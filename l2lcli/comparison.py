@@ -88,7 +88,8 @@ def spread_rows(runs: Evaluated) -> list[list[str]]:
     for path, summary in runs.values():
         config = tables.read_text(path / "config.yaml") or ""
         if seed := re.search(r"^seed: (\d+)$", config, re.MULTILINE):
-            rest = re.sub(r"^seed: .*$|raw_dir: [^\n}]*", "", config, flags=re.MULTILINE)
+            # One that continues a run continues that of its own seed.
+            rest = re.sub(r"^seed: .*$|raw_dir: [^\n}]*|init_from: (?!null)[^\n}]*", "", config, flags=re.MULTILINE)
             alike.setdefault(rest, {})[seed[1]] = summary
     for summaries in alike.values():
         if len(summaries) < 2:

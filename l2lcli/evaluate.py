@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,13 +18,13 @@ import numpy as np
 from l2lcli import statistics
 from l2lcli.base import Key, LearnedOptimizer, Phi, Problem
 from l2lcli.optimizers.hand import hand
+from l2lcli.pace import seconds_per_step
 from l2lcli.unroll import fresh, namespace, unroll
 
 PER_DECADE = 3  # learning rates tried
 FIRST = (-12, 4)  # the first grid, 1e-4 … 10, as exponents of 10^(1/PER_DECADE)
 STRIDE = 8  # rates per dispatch; a grid is extended by this many
-FURTHEST = 36  # and no further than 1e±12
-TIMED_STEPS = 100
+FURTHEST = 36  # but not one that has reached 1e±12
 
 
 class Curves(NamedTuple):
@@ -128,20 +127,6 @@ def program(problem: Problem) -> str:
     return jax.jit(one).lower(optimizer.init(None, None), jax.random.key(0), problem.data["train"]).as_text()
 
 
-def seconds_per_step(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, steps: int) -> float:
-    """Wall-clock seconds of one step of one optimizee alone, the gradient included: a jitted scan, median of 5."""
-    steps = min(steps, TIMED_STEPS)
-    data, seconds = problem.data["train"], []
-    inner = jax.jit(lambda phi, key, data: fresh(problem, optimizer, phi, key, data))(phi, key, data)
-    run = jax.jit(lambda phi, inner, data: unroll(problem, optimizer, phi, inner, data, steps)[1])
-    run(phi, inner, data).block_until_ready()
-    for _ in range(5):
-        began = time.perf_counter()
-        run(phi, inner, data).block_until_ready()
-        seconds.append(time.perf_counter() - began)
-    return float(np.median(seconds)) / steps
-
-
 def compare(
     problem: Problem,
     name: str,
@@ -180,6 +165,7 @@ def compare(
     keys = jax.random.split(namespace(root, "evaluation"), seeds)
     found: dict[str, Curves] = {}
     entries: dict[str, dict[str, Any]] = {}
+    members: dict[str, tuple[LearnedOptimizer, Phi]] = {}
 
     def add(label: str, family: LearnedOptimizer, phis: dict[str, Phi], rates: dict[str, float] | None) -> None:
         poll()
@@ -190,7 +176,8 @@ def compare(
         entry = {f"phi_{metric}": {"learning_rate": rates[metric]} if rates else None for metric in ("final", "sum")}
         entry |= statistics.describe(found[label].losses, for_sum.losses, problem.minibatch)
         entry["steps_to_best_baseline"] = None
-        entry["seconds_per_step"] = seconds_per_step(problem, family, phis["final"], keys[0], steps)
+        entry["seconds_per_step"] = None
+        members[label] = family, phis["final"]
         if found[label].metrics:
             entry["test"] = {}
             for metric, values in found[label].metrics.items():
@@ -212,6 +199,8 @@ def compare(
         add(label, family, {"final": phi, "sum": phi}, None)
         for other, parameters in kept.items():
             add(other, family, {"final": parameters, "sum": parameters}, None)
+    for label, seconds in seconds_per_step(problem, members, keys[0], steps, poll).items():
+        entries[label]["seconds_per_step"] = seconds
     summary = {"problem": name, "learned": learned and learned[0], "steps": steps, "seeds": seeds, "optimizers": entries}
     return Comparison(summary | _verdict(problem, learned and learned[0], baselines, entries, found), found)
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from l2lcli import statistics
 from l2lcli.base import Inner, Key, LearnedOptimizer, Phi, Problem, Theta
-from l2lcli.evaluate import Comparison, Curves, seconds_per_step
+from l2lcli.evaluate import Comparison, Curves
 from l2lcli.optimizers.hand import hand
+from l2lcli.pace import seconds_per_step
 from l2lcli.unroll import fresh, namespace, query, unroll
 
 PER_DECADE = 2  # learning rates tried
@@ -168,6 +169,7 @@ def compare(
     keys = jax.random.split(namespace(root, "evaluation"), episodes)
     found: dict[str, Curves] = {}
     entries: dict[str, dict[str, Any]] = {}
+    members: dict[str, tuple[LearnedOptimizer, Phi]] = {}
     table: dict[str, dict[str, Any]] = {}
     steps, metric = np.arange(updates + 1), metric_of(problem)
     trained: list[Theta] = []
@@ -194,8 +196,8 @@ def compare(
         enter(label, steps, losses, metrics, chosen, learning_rate=rate)
         entry = {f"phi_{which}": {"learning_rate": rate} if tuned else None for which in ("final", "sum")}
         entry |= statistics.describe(losses, losses, minibatch=False)
-        pace = seconds_per_step(problem, family, phi(rate), keys[0], updates)
-        entries[label] = entry | {"steps_to_best_baseline": None, "seconds_per_step": pace}
+        entries[label] = entry | {"steps_to_best_baseline": None, "seconds_per_step": None}
+        members[label] = family, phi(rate)
 
     for baseline in baselines:
         if baseline == "nearest_neighbour":
@@ -210,6 +212,8 @@ def compare(
     if learned is not None:
         label, family, phi = learned
         add(label, family, lambda rate: phi, tuned=False)
+    for label, seconds in seconds_per_step(problem, members, keys[0], updates, poll).items():
+        entries[label]["seconds_per_step"] = seconds
     summary = {"problem": name, "learned": learned and learned[0], "steps": updates, "seeds": episodes, "optimizers": entries}
     summary |= {"best_baseline": {"final": None, "sum": None}}
     summary |= dict.fromkeys(("ratio_final", "ratio_final_ci", "ratio_sum", "ratio_sum_ci"))

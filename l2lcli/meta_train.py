@@ -195,9 +195,11 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
 
 
 def run(
-    meta: MetaTraining, spec: Spec, root: Key, outer: Outer, record: Record, data: Data, validation: Data
+    meta: MetaTraining, spec: Spec, root: Key, outer: Outer, record: Record, data: Data, validation: Data, trained: bool = False
 ) -> Iterator[Chunk]:
     """Meta-train from where `outer` and `record` stand to the end, one Chunk a dispatch.
+
+    If the phi to begin with is `trained`, it is validated first, in a Chunk of its own, and kept if none is better.
 
     Rows hold no clock times, so that a resumed run's are bit-equal to an uninterrupted one's: {"step", "episode", "loss",
     "grad_norm", "skipped", "learning_rate"} per episode, loss being the mean over tasks of Σ_{t=1}^T w_t f(theta_t);
@@ -207,6 +209,9 @@ def run(
     step, total = int(outer.step), spec.episodes * meta.per_episode
     between = spec.validate_every * meta.per_episode
     kept = [episode * meta.per_episode for episode in spec.keep]  # a dispatch ends there: its phi is to be had
+    if trained and step == 0 and record.stale == 0 and math.isinf(record.best_loss):
+        record, row = _validated(meta, spec, root, outer, record, validation, step)
+        yield Chunk(outer, record, [row], step, None)
     count = 1
     while True:
         began = time.monotonic()

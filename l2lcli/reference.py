@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from l2lcli import config as configs
@@ -30,8 +31,9 @@ def save(folder: Path, root: Path) -> Path:
     optimizer.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`), and, but for other seeds,
     inspection.npz and figures/*.png drawn from all these; `data.raw_dir` is null in all of them.
 
-    Raises RunError where the run has not been evaluated, where it would take more than LARGEST bytes, or where an evaluation
-    would take the place of a trained optimizer; ConfigError where its config is none.
+    Raises RunError where the run has not been evaluated, where it would take more than LARGEST bytes, where an evaluation
+    would take the place of a trained optimizer, or where it started from an optimizer that is not kept; ConfigError where its
+    config is none.
     """
     folder = Path(folder)
     summary = tables.read_summary(folder)
@@ -72,7 +74,13 @@ def _place(root: Path, config: Config) -> Path:
 def _shipped(root: Path, folder: Path, config: Config) -> str | None:
     """What the run started from by the name under which its reference result is shipped, not by a path of this machine."""
     start = folder / trained.START
-    return _place(root, trained.read(start).config).relative_to(root).as_posix() if start.is_file() else config.train.init_from
+    if not start.is_file():
+        return config.train.init_from
+    place, phi = _place(root, trained.read(start).config), read_artefact(start)[0]
+    kept = read_artefact(place / OPTIMIZER)[0] if (place / OPTIMIZER).is_file() else {}
+    if kept.keys() != phi.keys() or not all(np.array_equal(kept[name], phi[name]) for name in phi):
+        raise RunError(f"{folder}: the optimizer that it started from is not that of {place}: keep that run's result first")
+    return place.relative_to(root).as_posix()
 
 
 def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> None:

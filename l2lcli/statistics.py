@@ -1,10 +1,11 @@
-"""Statistics of loss curves: what one number says of a curve, and how sure it is. NumPy alone."""
+"""Statistics of loss curves: what one number says of a curve, and how sure it is. NumPy and SciPy alone."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 RESAMPLES = 10_000
 LAST = 5  # steps averaged into `final` where one loss is a noisy sample
@@ -21,11 +22,11 @@ def total(losses: np.ndarray) -> np.ndarray:
 
 
 def mean_interval(samples: np.ndarray) -> tuple[float | None, list[float] | None]:
-    """Mean and its bootstrap 95 % interval (percentiles); None, None if a sample is not finite."""
+    """Mean and its bootstrap 95 % interval (`_interval`); None, None if a sample is not finite."""
     if not np.isfinite(samples).all():
         return None, None
     (means,) = _resampled_means(samples)
-    return float(samples.mean()), np.percentile(means, [2.5, 97.5]).tolist()
+    return float(samples.mean()), _interval(samples.mean(), means, len(samples))
 
 
 def ratio_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float | None, list[float] | None]:
@@ -33,8 +34,19 @@ def ratio_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float | None, 
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()) or theirs.mean() == 0:
         return None, None
     means = _resampled_means(ours, theirs)
-    ratios = means[0] / means[1]
-    return float(ours.mean() / theirs.mean()), np.percentile(ratios, [2.5, 97.5]).tolist()
+    ratio = ours.mean() / theirs.mean()
+    return float(ratio), _interval(ratio, means[0] / means[1], len(ours))
+
+
+def _interval(found: float, resampled: np.ndarray, samples: int) -> list[float]:
+    """The 2.5 % and 97.5 % percentiles of the resampled values, moved away from what was found for few samples.
+
+    Resampling S samples understates the variance by (S-1)/S and knows nothing of Student's t, so that percentiles alone miss
+    the truth too often: of S = 10, in 11 to 13 of 100 (Hesterberg 2015, Section 5.2, who moves the percentiles for the same).
+    """
+    ends = np.percentile(resampled, [2.5, 97.5])
+    wider = 1.0 if samples < 2 else stdtrit(samples - 1, 0.975) / ndtri(0.975) * np.sqrt(samples / (samples - 1))
+    return (found + wider * (ends - found)).tolist()
 
 
 def first_at_or_below(losses: np.ndarray, level: float) -> int | None:

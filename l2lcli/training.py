@@ -89,7 +89,8 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
     progress.begin(int(outer.step))
     saved = noted = time.monotonic()
     train_data = problem.data["train"]
-    chunks = meta_train.run(meta, spec, experiment.root, outer, record, train_data, problem.data.get("validation", train_data))
+    validation, continued = problem.data.get("validation", train_data), (run.path / trained.START).is_file()
+    chunks = meta_train.run(meta, spec, experiment.root, outer, record, train_data, validation, continued)
     with Events(run.path, run.rows(), progress.warn) as events:
         for chunk in () if finished else chunks:
             run.append(chunk.rows)

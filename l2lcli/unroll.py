@@ -103,7 +103,8 @@ def unroll(
         after = after._replace(theta=passed(theta), value=fed(value), grad=fed(grad))
         return after, found if record is None else (found, record(inner))
 
-    inner = inner._replace(value=fed(inner.value), grad=fed(inner.grad))
+    if not second_order:
+        inner = inner._replace(value=fed(inner.value), grad=fed(inner.grad))
     return jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if checkpoint else step, inner, length=steps)
 
 

@@ -34,10 +34,9 @@ def rows(root, *listed):
 @pytest.mark.parametrize(
     ("ratio", "interval", "below", "above"),
     [
-        (0.5, [0.4, 0.6], "**holds**", "**does not hold**"),
-        (1.5, [1.1, 2.0], "**does not hold**", "**holds**"),
-        (0.9, [0.8, 1.1], "undecided", "undecided"),
-        (None, None, "**does not hold**", "**holds**"),
+        (0.5, [0.4, 0.6], "**holds** (one run)", "**does not hold** (one run)"),
+        (1.5, [1.1, 2.0], "**does not hold** (one run)", "**holds** (one run)"),
+        (0.9, [0.8, 1.1], "undecided (one run)", "undecided (one run)"),
     ],
 )
 def test_the_verdict_is_the_intervals_side_of_1(tmp_path, ratio, interval, below, above):
@@ -46,10 +45,21 @@ def test_the_verdict_is_the_intervals_side_of_1(tmp_path, ratio, interval, below
     assert [row[-1] for row in found] == [below, above]
 
 
+def test_without_a_ratio_who_was_lost_decides(tmp_path):
+    for name, ours, theirs in (("digits", None, 1.0), ("simple", 1.0, 0.0), ("quadratic", 1.0, None)):
+        result(tmp_path / name, None, None)
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        summary["optimizers"] = {"lstm": {"final": ours}, "adam": {"final": theirs}}
+        (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+    found = rows(tmp_path, *({"run": name} for name in ("digits", "simple", "quadratic")))
+    assert [row[3] for row in found] == ["lost / 1.00 (adam)", "1.00 / 0.00 (adam)", "1.00 / lost (adam)"]
+    assert [row[4][:-10] for row in found] == ["**does not hold**", "**does not hold**", "**holds**"]
+
+
 def test_other_seeds_count_and_what_is_missing_is_said(tmp_path):
     result(tmp_path / "digits", variants=["relu"])
     (first,), (variant,) = rows(tmp_path, {"run": "digits"}), rows(tmp_path, {"run": "digits", "variant": "relu"})
-    assert first[-2:] == variant[-2:] == ["1.00 / 1.00 (adam) = 0.500 [0.400, 0.600]", "**holds**"]
+    assert first[-2:] == variant[-2:] == ["1.00 / 1.00 (adam) = 0.500 [0.400, 0.600]", "**holds** (one run)"]
     result(tmp_path / "digits/seed-1", 1.2, [1.1, 1.3])
     assert rows(tmp_path, {"run": "digits"})[0][-2:] == [
         "1.00 / 1.00 (adam) = 0.500 [0.400, 0.600]; other meta-training seeds 1.20",
@@ -61,6 +71,7 @@ def test_other_seeds_count_and_what_is_missing_is_said(tmp_path):
 
 def test_two_runs_are_compared_seed_by_seed(tmp_path):
     losses = np.random.default_rng(0).uniform(1, 2, (4, 4)).round(3)
+    losses[:, 0] = 0  # whatever the factor, the same start
     result(tmp_path / "a", losses={"lstm": losses, "lstm after 10": 3 * losses, "adam": 6 * losses})
     result(tmp_path / "b", losses={"lstm": 2 * losses})
     found = rows(
@@ -74,15 +85,18 @@ def test_two_runs_are_compared_seed_by_seed(tmp_path):
     assert shown == ["b) = 0.500 [0.500, 0.500]", "adam) = 0.500 [0.500, 0.500]", "a) = 3.00 [3.00, 3.00]"]
     own = losses[:, :-1].sum(1).mean()
     assert found[0][3].startswith(f"{tables.number(own, 3)} / {tables.number(2 * own, 3)} (b)")
-    assert [row[4] for row in found] == ["**holds**"] * 3
+    assert [row[4] for row in found] == ["**holds** (one run)"] * 3
     with pytest.raises(tables.ReportError, match="the final loss is compared with the best baseline's alone"):
         rows(tmp_path, {"run": "a", "against": "b"})
-    with pytest.raises(tables.ReportError, match="a and b have no curves on the same seeds and steps"):
-        rows(tmp_path, {"run": "a", "optimizer": "lstm after 20", "against": "b", "metric": "sum"})
+    result(tmp_path / "c", losses={"lstm": losses + 1})
+    for other in ({"against": "c"}, {"optimizer": "lstm after 20", "against": "b"}):
+        with pytest.raises(tables.ReportError, match=r"a and [bc] have no curves on the same seeds and steps"):
+            rows(tmp_path, {"run": "a", "metric": "sum", **other})
 
 
 def test_other_seeds_of_two_runs_are_paired(tmp_path):
     losses = np.random.default_rng(0).uniform(1, 2, (4, 4)).round(3)
+    losses[:, 0] = 0  # whatever the factor, the same start
     compared = {"run": "a", "against": "b", "metric": "sum"}
     for name, factor in [("a", 1), ("a/seed-1", 3), ("a/seed-2", 9), ("b", 2), ("b/seed-1", 4)]:
         result(tmp_path / name, losses={"lstm": factor * losses})

@@ -40,9 +40,9 @@ def test_compare(tmp_path):
 
 def test_several_runs_are_a_matrix_and_seeds_are_a_spread(tmp_path):
     folders = [
-        run(tmp_path / "a", 0, _sum=0.6, relu_sum=0.5, tanh_sum=1.2, relu_final=1.0),
-        run(tmp_path / "b", 1, _sum=0.9, relu_sum=2.0, tanh_sum=None, relu_final=3.0),
-        run(tmp_path / "c", 2, "train: {tasks: 1}\n", _sum=9.0),  # of another configuration
+        run(tmp_path / "a", 0, "train: {init_from: x}\n", _sum=0.6, relu_sum=0.5, tanh_sum=1.2, relu_final=1.0),
+        run(tmp_path / "b", 1, "train: {init_from: x/seed-1}\n", _sum=0.9, relu_sum=2.0, tanh_sum=None, relu_final=3.0),
+        run(tmp_path / "c", 2, "train: {init_from: null}\n", _sum=9.0),  # of another configuration
     ]
     runs = {path.name: (path, tables.read_summary(path)) for path in folders}
     rows = {row[1]: row[2:] for row in comparison.spread_rows(runs)[1:]}

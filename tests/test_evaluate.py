@@ -154,3 +154,14 @@ def test_bootstrap_interval_agrees_with_the_normal_one():
     ratio, (low, high) = statistics.ratio_interval(2 * samples, samples)
     np.testing.assert_allclose([low, ratio, high], 2.0)
     assert statistics.mean_interval(np.array([1.0, np.nan])) == (None, None)
+    assert statistics.mean_interval(np.array([3.0])) == (3.0, [3.0, 3.0])
+
+
+def test_intervals_of_ten_networks_hold_the_truth_95_times_in_100():
+    # Percentiles alone hold it 88 times in 100 here.
+    draws = np.exp(0.3 * np.random.default_rng(1).normal(size=(400, 2, 10)))
+    truth = np.exp(0.3**2 / 2)
+    means = [statistics.mean_interval(ours)[1] for ours, _ in draws]
+    ratios = [statistics.ratio_interval(*pair)[1] for pair in draws]
+    for intervals, inside in ((means, truth), (ratios, 1.0)):
+        assert 0.92 <= np.mean([low <= inside <= high for low, high in intervals]) <= 0.97

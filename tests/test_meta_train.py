@@ -137,6 +137,20 @@ def test_validation_is_the_mean_summed_loss_of_fixed_seeds_and_the_best_phi_is_k
     assert best == pytest.approx(total / 3, rel=1e-4)
 
 
+def test_what_is_trained_already_is_kept_where_training_makes_it_worse():
+    meta = meta_training(PROBLEM, FAMILY, estimator(spec := section(meta_optimizer={"learning_rate": 30.0})), spec)
+    outer, record = begin(meta)
+    chunks = run(meta, spec, ROOT, outer, record, (), (), trained=True)
+    first = next(chunks)
+    assert first.step == first.rows[0]["episode"] == 0 and first.rows[0]["best"]
+    *_, last = chunks
+    assert last.step == 12 and last.record.best_loss == first.rows[0]["validation_loss"]
+    jax.tree.map(np.testing.assert_array_equal, last.record.best, PHI)
+    # One that is resumed from there does not validate it twice.
+    resumed = run(meta, spec, ROOT, begin(meta)[0], first.record, (), (), trained=True)
+    assert min(row["step"] for chunk in resumed for row in chunk.rows) == 2
+
+
 def faulty(spec, bad):
     """An estimator whose meta-gradient is NaN or inf where `bad` says so of the step in its episode."""
     made = estimator(spec)
