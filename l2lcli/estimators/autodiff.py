@@ -20,7 +20,8 @@ class AutodiffSpec(Spec):
     """Let derivatives flow through what the optimizer is fed; the paper drops them."""
     discount: float = Field(1.0, gt=0, le=1)
     """What each step leaves of the derivatives by the optimizee that are passed on to the next. Over many steps those of the
-    second order explode; a discount below 1 bounds them, at the price of late losses that count less for early updates."""
+    second order explode; a discount below 1 makes them smaller, and bounds them where a step multiplies them by less than its
+    inverse, at the price of late losses that count less for early updates."""
     checkpoint: bool = True
     """Recompute each step when differentiating, instead of keeping its activations."""
 

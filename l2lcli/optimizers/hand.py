@@ -18,8 +18,8 @@ from pydantic import Field, create_model
 from l2lcli import registry
 from l2lcli.base import LearnedOptimizer, Spec
 
-# Optax's constructor and what differs from its defaults. Torch7's defaults, as the paper compared with them: RMSprop
-# decay .99, momentum .9 (Andrychowicz et al. 2016, Section 3).
+# Optax's constructor and what differs from its defaults. Torch7's decay and momentum, as the paper compared with them: RMSprop
+# .99, momentum .9 (Andrychowicz et al. 2016, Section 3); RMSprop's epsilon is Optax's, inside the root.
 COMMON: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("sgd", {}),
     "momentum": ("sgd", {"momentum": 0.9}),
