@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from l2lcli import meta_optimizer
 from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Phi, Problem, Spec
-from l2lcli.deflation import deflate
-from l2lcli.leaves import named
-from l2lcli.optimizers.hand import hand
 from l2lcli.outer import outer, weights
 from l2lcli.unroll import fresh, namespace, unroll
 
@@ -81,44 +78,12 @@ class MetaTraining(NamedTuple):
     limit: int
 
 
-def learning_rate(spec: Spec, total: int) -> Callable[[Any], jax.Array]:
-    """The schedule of a meta-optimizer's config over `total` meta-steps, as a function of the meta-step.
-
-    Cosine and linear end at 0, exponential at 1 %.
-    """
-    return {
-        "constant": lambda: optax.constant_schedule(spec.learning_rate),
-        "cosine": lambda: optax.cosine_decay_schedule(spec.learning_rate, total),
-        "linear": lambda: optax.linear_schedule(spec.learning_rate, 0.0, total),
-        "exponential": lambda: optax.exponential_decay(spec.learning_rate, total, 0.01),
-    }[spec.schedule]()
-
-
-def factors(patterns: dict[str, float] | None, phi: Phi) -> Phi:
-    """The factor of the meta-learning rate for each leaf of phi: that of the first glob its path matches, else 1.
-
-    Raises ValueError at a glob that matches none.
-    """
-    patterns, paths = patterns or {}, [path for path, _ in named(phi)]
-    for pattern in patterns:
-        if not any(fnmatchcase(path, pattern) for path in paths):
-            raise ValueError(f"{pattern!r} matches nothing in phi; there are {', '.join(paths)}")
-    found = [next((factor for pattern, factor in patterns.items() if fnmatchcase(path, pattern)), 1.0) for path in paths]
-    return jax.tree.unflatten(jax.tree.structure(phi), found)
-
-
 def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Estimator, spec: Spec) -> MetaTraining:
     """Build the outer loop of a config's `train` section, `spec`."""
     per_episode = spec.horizon // spec.estimator.window
     limit = max(20, 3 * per_episode)
-    schedule = learning_rate(spec.meta_optimizer, spec.episodes * per_episode)
-    meta_optimizer = hand(spec.meta_optimizer.name)
-
-    def transformation(step):
-        tx = meta_optimizer.bind({"log_learning_rate": jnp.log(schedule(step))})
-        if spec.meta_optimizer.clip is not None:
-            tx = optax.chain(optax.clip_by_global_norm(spec.meta_optimizer.clip), tx)
-        return optax.chain(deflate(spec.meta_optimizer.deflate), tx) if spec.meta_optimizer.deflate else tx
+    schedule = meta_optimizer.learning_rate(spec.meta_optimizer, spec.episodes * per_episode)
+    transformation = meta_optimizer.transformation(spec.meta_optimizer, schedule)
 
     def averaged(mean, phi, step):
         """Polyak and Juditsky (1992), exponentially weighted; quicker at first, or else the start would weigh for long."""
@@ -161,7 +126,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         finite = _finite((estimate.grad, estimate.loss))
         good = jax.tree.map(lambda new, old: jnp.where(finite, new, old), outer.phi, outer.good)
         update, opt = transformation(outer.step).update(estimate.grad, outer.opt, outer.phi, value=estimate.loss)
-        update = jax.tree.map(jnp.multiply, update, factors(spec.meta_optimizer.factors, outer.phi))
+        update = jax.tree.map(jnp.multiply, update, meta_optimizer.factors(spec.meta_optimizer.factors, outer.phi))
         moved = optax.apply_updates(outer.phi, update), opt
         finite &= _finite(moved[0])
         phi, opt = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, (outer.phi, outer.opt))
@@ -205,7 +170,7 @@ def run(
     "grad_norm", "skipped", "learning_rate"} per episode, loss being the mean over tasks of Σ_{t=1}^T w_t f(theta_t);
     {"step", "episode", "validation_loss", "best"} per validation, loss being `validate`'s.
     """
-    schedule = learning_rate(spec.meta_optimizer, spec.episodes * meta.per_episode)
+    schedule = meta_optimizer.learning_rate(spec.meta_optimizer, spec.episodes * meta.per_episode)
     step, total = int(outer.step), spec.episodes * meta.per_episode
     between = spec.validate_every * meta.per_episode
     kept = [episode * meta.per_episode for episode in spec.keep]  # a dispatch ends there: its phi is to be had

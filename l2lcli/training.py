@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2lcli import backend, leaves, meta_train, registry, sharding, trained
+from l2lcli import backend, leaves, meta_optimizer, meta_train, registry, sharding, trained
 from l2lcli.artefact import RunError, one_line, write_artefact
 from l2lcli.config import Config, ConfigError
 from l2lcli.endings import Diverged, Signals, Stopped
@@ -80,7 +80,7 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
             raise ConfigError([f"train.estimator: {error}"]) from error
 
     try:
-        meta_train.factors(spec.meta_optimizer.factors, jax.eval_shape(experiment.phi))
+        meta_optimizer.factors(spec.meta_optimizer.factors, jax.eval_shape(experiment.phi))
     except ValueError as error:
         raise ConfigError([f"train.meta_optimizer.factors: {error}"]) from error
     meta = meta_training(problem, experiment.optimizer, sharding.over_tasks(estimator, spec.tasks, devices), spec)

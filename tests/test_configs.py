@@ -8,7 +8,7 @@ import pytest
 
 from l2lcli import registry
 from l2lcli.config import load
-from l2lcli.meta_train import factors
+from l2lcli.meta_optimizer import factors
 
 FOLDER = Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -12,7 +12,8 @@ import pytest
 from l2lcli import registry
 from l2lcli.base import Estimate, Estimator
 from l2lcli.estimators.autodiff import AutodiffSpec, autodiff
-from l2lcli.meta_train import CAPACITY, Record, factors, learning_rate, meta_training, run
+from l2lcli.meta_optimizer import factors, learning_rate
+from l2lcli.meta_train import CAPACITY, Record, meta_training, run
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 from l2lcli.problems.quadratic import QuadraticSpec
 from l2lcli.unroll import fresh, namespace, unroll
