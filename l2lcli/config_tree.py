@@ -8,6 +8,9 @@ from typing import Any
 from l2lcli.config_specs import KINDS
 from l2lcli.yaml_strict import MAX_DEPTH, Fault, Node, Path, Place, shown
 
+# Mappings whose keys are names that a user made up.
+NAMED = (("eval", "variants"), ("optimizer", "groups"), ("train", "meta_optimizer", "factors"))
+
 
 def trail(tree: Node, path: Path) -> list[Node]:
     """The nodes from the top along the path, as far as it goes."""
@@ -36,8 +39,11 @@ def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def merge(parent: Node, child: Node, path: Path = ()) -> Node:
-    """Mappings merge, all else is replaced; under another kind the parent's other keys mean nothing, and go."""
-    if not (isinstance(parent.value, dict) and isinstance(child.value, dict)):
+    """Mappings merge, all else is replaced; under another kind the parent's other keys mean nothing, and go.
+
+    An empty mapping takes the place of one of `NAMED`: nothing else could say that none of the parent's is wanted.
+    """
+    if not (isinstance(parent.value, dict) and isinstance(child.value, dict)) or (path in NAMED and not child.value):
         return child
     old, new = parent.value, child.value
     if "kind" in new:

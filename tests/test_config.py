@@ -161,11 +161,19 @@ def test_another_kind_drops_what_belonged_to_the_first(tmp_path):
     assert config.override(b, {"optimizer.preprocess.kind": "identity"}).optimizer.preprocess.kind == "identity"
 
 
+def test_an_empty_mapping_of_names_takes_the_others_place(tmp_path):
+    (tmp_path / "a.yaml").write_text("eval: {steps: 7, variants: {big: {problem.dimension: 99}}}\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\neval: {variants: {}}\n")
+    (tmp_path / "c.yaml").write_text("extends: b.yaml\neval: {variants: {small: {problem.dimension: 2}}}\n")
+    assert config.load(tmp_path / "b.yaml").eval.variants == {} and config.load(tmp_path / "b.yaml").eval.steps == 7
+    assert list(config.load(tmp_path / "c.yaml").eval.variants) == ["small"]
+    assert config.load(tmp_path / "a.yaml", ["eval.variants={}"]).eval.variants == {}
+    assert config.load(tmp_path / "a.yaml", ["eval={}"]).eval.steps == 7  # what is no list of names merges
+
+
 def test_variants_are_the_config_under_their_changes(tmp_path):
     (tmp_path / "a.yaml").write_text("eval: {variants: {big: {problem.dimension: 99}, mlp: {problem.kind: classification}}}")
     c = config.load(tmp_path / "a.yaml", ["eval.variants.big.eval.steps=7", "problem.start_scale=5"])
-    alone = config.load(tmp_path / "a.yaml", ["problem.start_scale=5", "eval={variants: {}}"])
-    assert alone.eval.variants != {}  # mappings merge, so --set cannot take a variant away
     big = config.variant(c, "big")
     assert (big.problem.dimension, big.problem.start_scale, big.eval.steps, big.eval.variants) == (99, 5, 7, {})
     assert config.override(big, {"problem.dimension": 10, "eval.steps": 100, "eval.variants": c.eval.variants}) == c
