@@ -40,6 +40,7 @@ ORDER = [
     "yaml_strict",
     "few_shot",
     "meta_train evaluate inspection gates",
+    "meta_optimizer pace",
     "statistics leaves deflation",
     "estimators",
     "sharding",
