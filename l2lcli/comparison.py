@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from l2lcli import config as configs
 from l2lcli import curves, few_shot_report, tables
+from l2lcli.config import ConfigError
 from l2lcli.drawing import save
 from l2lcli.figures import loss_figure
 from l2lcli.heatmap import Cell, cell, heatmap
@@ -84,13 +86,13 @@ def _matrices(runs: Evaluated) -> Iterator[str]:
 def spread_rows(runs: Evaluated) -> list[list[str]]:
     """Header and a row for each problem and variant that runs of one configuration but different seeds were evaluated on."""
     table = [["experiment", "on", "seeds", *(f"{title}: learned / best" for title in METRICS.values())]]
-    alike: dict[str, dict[str, dict[str, Any]]] = {}
+    alike: dict[str, dict[int, dict[str, Any]]] = {}
     for path, summary in runs.values():
-        config = tables.read_text(path / "config.yaml") or ""
-        if seed := re.search(r"^seed: (\d+)$", config, re.MULTILINE):
+        with suppress(ConfigError):  # a damaged one: its ratios are shown, though not among other seeds'
+            config = configs.load(path / "config.yaml")
             # One that continues a run continues that of its own seed.
-            rest = re.sub(r"^seed: .*$|raw_dir: [^\n}]*|init_from: (?!null)[^\n}]*", "", config, flags=re.MULTILINE)
-            alike.setdefault(rest, {})[seed[1]] = summary
+            own = {"data.raw_dir": None} | ({"train.init_from": "its own"} if config.train.init_from else {})
+            alike.setdefault(configs.dump(configs.override(config, {"seed": 0, **own})), {})[config.seed] = summary
     for summaries in alike.values():
         if len(summaries) < 2:
             continue
@@ -98,7 +100,7 @@ def spread_rows(runs: Evaluated) -> list[list[str]]:
         for row in _rows(first):
             parts = [part for part in (_rows(summary).get(row) for summary in summaries.values()) if part]
             shown = [_spread([part.get(f"ratio_{metric}") for part in parts]) for metric in METRICS]
-            table.append([first["problem"], row, ", ".join(sorted(summaries, key=int)), *shown])
+            table.append([first["problem"], row, ", ".join(map(str, sorted(summaries))), *shown])
     return table
 
 
