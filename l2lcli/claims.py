@@ -79,10 +79,10 @@ class Found(NamedTuple):
 
     def __str__(self) -> str:
         """`.25 / .33 (nag) = .76 [.70, .83]`."""
-        if self.ratio is None:
-            return f"{tables.number(self.ours, 3)} / {tables.number(self.theirs, 3)} ({self.rival})"
-        ends = f" [{', '.join(tables.number(end, 3) for end in self.interval)}]" if self.interval else ""
         shown = f"{tables.number(self.ours, 3)} / {tables.number(self.theirs, 3)} ({self.rival})"
+        if self.ratio is None:
+            return shown
+        ends = f" [{', '.join(tables.number(end, 3) for end in self.interval)}]" if self.interval else ""
         return f"{shown} = {tables.number(self.ratio, 3)}{ends}"
 
     def point(self) -> float:
