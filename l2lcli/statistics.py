@@ -42,7 +42,8 @@ def _interval(found: float, resampled: np.ndarray, samples: int) -> list[float]:
     """The 2.5 % and 97.5 % percentiles of the resampled values, moved away from what was found for few samples.
 
     Resampling S samples understates the variance by (S-1)/S and knows nothing of Student's t, so that percentiles alone miss
-    the truth too often: of S = 10, in 11 to 13 of 100 (Hesterberg 2015, Section 5.2, who moves the percentiles for the same).
+    the truth too often: of S = 10, in 11 to 13 of 100. Hesterberg (2015, "What Teachers Should Know about the Bootstrap") moves
+    the percentiles by the same factor; here it stretches the interval.
     """
     ends = np.percentile(resampled, [2.5, 97.5])
     wider = 1.0 if samples < 2 else stdtrit(samples - 1, 0.975) / ndtri(0.975) * np.sqrt(samples / (samples - 1))
