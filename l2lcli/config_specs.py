@@ -38,12 +38,8 @@ class MetaOptimizerSpec(Spec):
     """How the learning rate falls over the meta-steps."""
     clip: float | None = Field(default=None, gt=0)
     """Global norm that meta-gradients are clipped to; null for no clipping."""
-    deflate: int = Field(default=0, ge=0, le=100)
-    """Directions, of the largest second moment, along which meta-gradients are made small; 0 for none."""
     factors: dict[str, Annotated[float, Field(ge=0)]] | None = None
     """Glob on a parameter's path in phi -> factor of its learning rate; the first match counts, and 0 keeps it as it is."""
-    average: float = Field(default=0.0, ge=0, lt=1)
-    """Decay per meta-step of the moving average of phi that is validated and kept; 0: phi itself."""
 
 
 class TrainSpec(Spec):

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 
 from l2lcli.base import Phi, Spec
-from l2lcli.deflation import deflate
 from l2lcli.leaves import named
 from l2lcli.optimizers.hand import hand
 
@@ -43,13 +42,13 @@ def factors(patterns: dict[str, float] | None, phi: Phi) -> Phi:
 
 
 def transformation(spec: Spec, schedule: Callable[[Any], jax.Array]) -> Callable[[Any], optax.GradientTransformation]:
-    """Meta-step -> the transformation of a config's `train.meta_optimizer` there: deflated, clipped, at that rate."""
+    """Meta-step -> the transformation of a config's `train.meta_optimizer` there: clipped, at that rate."""
     family = hand(spec.name)
 
     def at(step: Any) -> optax.GradientTransformation:
         tx = family.bind({"log_learning_rate": jnp.log(schedule(step))})
         if spec.clip is not None:
             tx = optax.chain(optax.clip_by_global_norm(spec.clip), tx)
-        return optax.chain(deflate(spec.deflate), tx) if spec.deflate else tx
+        return tx
 
     return at

@@ -29,7 +29,6 @@ class Outer(NamedTuple):
     """Meta-training's state on the device."""
 
     phi: Phi
-    average: Phi  # the moving average of phi over meta-steps: what is validated and kept
     good: Phi  # the last phi whose meta-gradient was finite
     opt: Any  # the meta-optimizer's state
     inner: Any  # the estimator's state, M optimizees in lock-step
@@ -85,11 +84,6 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
     schedule = meta_optimizer.learning_rate(spec.meta_optimizer, spec.episodes * per_episode)
     transformation = meta_optimizer.transformation(spec.meta_optimizer, schedule)
 
-    def averaged(mean, phi, step):
-        """Polyak and Juditsky (1992), exponentially weighted; quicker at first, or else the start would weigh for long."""
-        decay = jnp.minimum(spec.meta_optimizer.average, (1 + step) / (10 + step))
-        return optax.incremental_update(phi, mean, 1 - decay) if spec.meta_optimizer.average else phi
-
     def episode(root, phi, data, step):
         return estimator.init(jax.random.fold_in(namespace(root, "train"), step // per_episode), phi, data)
 
@@ -100,7 +94,6 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         inner = jax.tree.map(blank, shapes)
         return Outer(
             phi,
-            jax.tree.map(jnp.copy, phi),
             jax.tree.map(jnp.copy, phi),
             transformation(0).init(phi),
             inner,
@@ -131,8 +124,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         finite &= _finite(moved[0])
         phi, opt = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, (outer.phi, outer.opt))
         row = jnp.stack([estimate.loss, optax.tree.norm(estimate.grad), (~finite).astype(estimate.loss.dtype)])
-        mean = averaged(outer.average, phi, outer.step)
-        return Outer(phi, mean, good, opt, inner, outer.step + 1, jnp.where(finite, 0, outer.failures + 1)), row
+        return Outer(phi, good, opt, inner, outer.step + 1, jnp.where(finite, 0, outer.failures + 1)), row
 
     def advance(root, outer, data, count):
         def body(carry):
@@ -219,10 +211,10 @@ def _episode_row(pending: list[list[float]], step: int, per_episode: int, rate: 
 
 
 def _validated(meta, spec, root, outer, record, data, step) -> tuple[Record, dict[str, Any]]:
-    loss = float(meta.validate(root, outer.average, data))
+    loss = float(meta.validate(root, outer.phi, data))
     better = math.isfinite(loss) and loss < record.best_loss
     if better:
-        record = record._replace(best=jax.tree.map(np.array, outer.average), best_loss=loss, stale=0)
+        record = record._replace(best=jax.tree.map(np.array, outer.phi), best_loss=loss, stale=0)
     else:
         record = record._replace(stale=record.stale + 1)
     row = {"step": step, "episode": step // meta.per_episode}

@@ -100,7 +100,7 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
             if chunk.step % meta.per_episode == 0 and (episode := chunk.step // meta.per_episode) in spec.keep:
                 # Before the checkpoint that a resumed run goes on from, or else a kill between the two would lose it.
                 about = _about(experiment, chunk.step, math.inf)
-                write_artefact(run.path / trained.kept(episode), leaves.to_host(chunk.outer.average), about)
+                write_artefact(run.path / trained.kept(episode), leaves.to_host(chunk.outer.phi), about)
             finished, now = chunk.finished, time.monotonic()
             stop = signals.received is not None  # looked at once: what stops the run is always saved
             seconds = {"train_seconds": round(before + now - began, 3)}

@@ -41,7 +41,7 @@ ORDER = [
     "few_shot",
     "meta_train evaluate inspection gates",
     "meta_optimizer pace",
-    "statistics leaves deflation",
+    "statistics leaves",
     "estimators",
     "sharding",
     "outer",

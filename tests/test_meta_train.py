@@ -35,9 +35,7 @@ def section(**more):
         "learning_rate": 0.01,
         "schedule": "cosine",
         "clip": None,
-        "average": 0.0,
         "factors": {},
-        "deflate": 0,
     }
     meta |= more.pop("meta_optimizer", {})
     return SimpleNamespace(**spec | more, meta_optimizer=SimpleNamespace(**meta))
@@ -103,23 +101,6 @@ def test_factors_multiply_the_steps_of_the_leaves_they_match():
     jax.tree.map(np.testing.assert_array_equal, slowed["lstm_0"], plain["lstm_0"])
     with pytest.raises(ValueError, match=r"'read' matches nothing in phi; there are lstm_0/bias, "):
         factors({"read": 1.0}, PHI)
-
-
-def test_the_moving_average_of_phi_is_what_is_validated_and_kept():
-    decay = 0.6
-    apart = section(meta_optimizer={"learning_rate": 0.1})
-    plain = meta_training(PROBLEM, FAMILY, estimator(apart), apart)
-    outer, _ = begin(plain)
-    mean = PHI
-    for n in range(12):
-        outer, _ = plain.advance(ROOT, outer, (), jnp.int32(1))
-        d = min(decay, (1 + n) / (10 + n))  # 0.1, 0.18, …: the start is forgotten soon
-        mean = jax.tree.map(lambda m, p, d=d: d * m + (1 - d) * p, mean, outer.phi)
-    spec = section(meta_optimizer={"learning_rate": 0.1, "average": decay}, validate_every=6)
-    _, last = train(spec)
-    jax.tree.map(np.testing.assert_array_equal, last.outer.phi, outer.phi)  # meta-training itself goes on from phi
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), last.outer.average, mean)
-    jax.tree.map(np.testing.assert_array_equal, last.record.best, jax.tree.map(np.array, last.outer.average))
 
 
 def test_validation_is_the_mean_summed_loss_of_fixed_seeds_and_the_best_phi_is_kept():

@@ -74,9 +74,7 @@ family = lstm(LstmSpec(layers=1, hidden=3))
 for tasks in (2, 1):  # a task on each device; one task, whose coordinates are split
     spec = ReplaySpec(window=5)
     build = lambda *n: registry.estimator.build(spec, problem, family, n[0], (1.0,) * 10, n[1])
-    adam = SimpleNamespace(
-        name="adam", learning_rate=0.01, schedule="cosine", clip=1.0, average=0.0, factors={}, deflate=0
-    )
+    adam = SimpleNamespace(name="adam", learning_rate=0.01, schedule="cosine", clip=1.0, factors={})
     section = SimpleNamespace(
         episodes=4, horizon=10, tasks=tasks, estimator=spec, validation_seeds=2, weights="all", meta_optimizer=adam
     )
