@@ -1,7 +1,7 @@
 """Learned optimizers: train them, compare them with tuned hand-made ones, use them.
 
     tx = l2lcli.load("runs/latest")                    a trained optimizer as an Optax transformation
-    found = l2lcli.evaluate.compare(problem, …)        any family against tuned baselines, on any problem
+    found = l2lcli.evaluation.compare.compare(problem, …)        any family against tuned baselines, on any problem
     @l2lcli.register.problem("mine", MineSpec)         a problem (optimizer, estimator) of your own, by name
 
 `Problem` and `LearnedOptimizer` are the two types that everything is made of. Importing this package loads no JAX; the
@@ -15,7 +15,7 @@ from typing import Any
 
 _WHERE = {
     "load": ("l2lcli.experiment", "load"),
-    "evaluate": ("l2lcli.evaluate", None),
+    "evaluate": ("l2lcli.evaluation.compare", None),
     "register": ("l2lcli.registry", "register"),
     "Problem": ("l2lcli.base", "Problem"),
     "LearnedOptimizer": ("l2lcli.base", "LearnedOptimizer"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-from l2lcli.cli import NEWEST, app
+from l2lcli.commands.app import NEWEST, app
 
 
 def _bare_resume(arguments: list[str]) -> list[str]:
@@ -37,10 +37,10 @@ def main() -> None:
 
 def _exit_code(error: Exception) -> int:
     """Say what went wrong; the exit code for it."""
-    from l2lcli.artefact import RunError, one_line
     from l2lcli.config import ConfigError
     from l2lcli.data.source import DataError
-    from l2lcli.endings import Ending
+    from l2lcli.runs.files import RunError, one_line
+    from l2lcli.signals import Ending
 
     if isinstance(error, ConfigError):
         return _fail(2, *error.faults)

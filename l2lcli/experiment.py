@@ -14,16 +14,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2lcli import few_shot, gates, leaves, rates, registry, trained
-from l2lcli.artefact import RunError
+from l2lcli import registry, tree
 from l2lcli.base import Key, LearnedOptimizer, Problem
 from l2lcli.config import Config, ConfigError, variant
-from l2lcli.config_specs import FEW_SHOT
-from l2lcli.evaluate import Comparison, compare, program
-from l2lcli.inspection import Inspection, inspect
+from l2lcli.config.specs import FEW_SHOT
+from l2lcli.evaluation import few_shot, gates
+from l2lcli.evaluation.compare import Comparison, compare, program
+from l2lcli.evaluation.inspection import Inspection, inspect
+from l2lcli.inner.unroll import namespace
 from l2lcli.optimizers.hand import hand
-from l2lcli.trained import Trained
-from l2lcli.unroll import namespace
+from l2lcli.runs import trained, tuned_rates
+from l2lcli.runs.files import RunError
+from l2lcli.runs.trained import Trained
 
 BESIDE = ("adam", "sgd")  # whose updates are shown beside the learned ones, where they are among the baselines
 
@@ -55,9 +57,9 @@ class Experiment(NamedTuple):
 
     def fitted(self, found: Trained) -> Any:
         """phi of a trained optimizer, for this family and theta. Raises RunError if it does not fit them."""
-        if reason := leaves.misfit(found.phi, jax.eval_shape(self.phi)):
+        if reason := tree.misfit(found.phi, jax.eval_shape(self.phi)):
             raise RunError(f"{found.artefact}: its parameters do not fit this config: {reason}")
-        return leaves.from_host(jax.eval_shape(self.phi), found.phi)
+        return tree.from_host(jax.eval_shape(self.phi), found.phi)
 
     def kept(self, folder: Path) -> dict[str, Any]:
         """phi after those episodes at which a run in `folder` was to keep it, by a name for it. Raises RunError."""
@@ -80,7 +82,7 @@ class Experiment(NamedTuple):
             varied = build(variant(self.config, name))
         except ConfigError as error:
             raise ConfigError(f"eval.variants.{name}: {fault}" for fault in error.faults) from error
-        if phi is not None and (reason := leaves.misfit(dict(leaves.named(phi)), jax.eval_shape(varied.phi))):
+        if phi is not None and (reason := tree.misfit(dict(tree.named(phi)), jax.eval_shape(varied.phi))):
             raise RunError(f"eval.variants.{name}: the optimizer's parameters do not fit it: {reason}")
         return varied
 
@@ -131,7 +133,7 @@ def load(name: str | Path | None = None) -> optax.GradientTransformationExtraArg
     Raises RunError if there is none, or if it is damaged.
     """
     found = trained.read(name)
-    return registry.optimizer.build(found.config.optimizer).bind(leaves.nest(found.phi))
+    return registry.optimizer.build(found.config.optimizer).bind(tree.nest(found.phi))
 
 
 def evaluate(
@@ -240,10 +242,10 @@ def _remembering(
 
     def remember(baseline: str, find: Callable[[], dict[str, float]]) -> dict[str, float]:
         whole = {**identity, "baseline": baseline}
-        found = rates.read(whole)
+        found = tuned_rates.read(whole)
         if found is None:
             found = find()
-            rates.write(whole, found)
+            tuned_rates.write(whole, found)
         else:
             tell(f"{baseline}: learning rates as tuned before, from the cache")
         return found

@@ -3,9 +3,9 @@
     @problem.register("quadratic", QuadraticSpec)
     def quadratic(spec, raw_dir): ...
 
-The modules of each family's package are found by listing the package, so they must be cheap to import: they import JAX
-inside their builders, never at the top. That is what lets a config be validated, and its run directory written, before
-JAX is loaded.
+The modules of each family's package are found by listing the package, but for those whose names begin with `_`, which are
+helpers. They must be cheap to import: they import JAX inside their builders, never at the top. That is what lets a config be
+validated, and its run directory written, before JAX is loaded.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ def union(specs: Iterable[type[Spec]]) -> Any:
 
 def _generic(spec: type[Spec]) -> bool:
     return bool(spec.__pydantic_generic_metadata__["parameters"])
+
+
+def import_entries(package: str) -> None:
+    """Import the modules of a package that register something: all but those whose names begin with `_`."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{package}.{module.name}")
 
 
 class Registry:
@@ -65,9 +72,7 @@ class Registry:
 
     def _list(self) -> dict[str, tuple[type[Spec], Callable[..., Any]]]:
         if not self._listed:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__, self._package + "."):
-                importlib.import_module(module.name)
+            import_entries(self._package)
             self._listed = True
         return self._entries
 

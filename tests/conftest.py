@@ -7,7 +7,8 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # the tests compile more than they compute
 
 import pytest
-from support import empty_cache, little_mnist
+
+from tests.support import empty_cache, little_mnist
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from l2lcli.data import loader, source
 from l2lcli.data.loader import DataError, load
 
+ROOT = Path(__file__).parent.parent  # of the repository
 DTYPES = ["float32", "float64", "int64", "uint32", "bool"]
 
 

@@ -9,10 +9,11 @@ from flax import linen
 from sklearn.datasets import load_digits
 
 import l2lcli
-from l2lcli.artefact import RunError, write_artefact
 from l2lcli.config import load as load_config
-from l2lcli.leaves import misfit, nest, to_host
 from l2lcli.optimizers.lstm import LstmSpec, lstm
+from l2lcli.runs.artefact import write_artefact
+from l2lcli.runs.files import RunError
+from l2lcli.tree import misfit, nest, to_host
 
 SPEC = LstmSpec(layers=1, hidden=4)
 

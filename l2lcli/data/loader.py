@@ -7,25 +7,21 @@ rename, under a lock, and is read back and compared each time, so that a half-wr
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
-import pkgutil
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import l2lcli.data
 from l2lcli.data import cache, raw
 from l2lcli.data.source import DataError, Source, Splits, named, sources
+from l2lcli.registry import import_entries
 
 __all__ = ["DataError", "Dataset", "describe", "load", "names", "prepared"]
 
 _RECORD = "prepared.json"
-# Modules of this package that are no data sets; blocks imports TFDS.
-_PARTS = {"blocks", "cache", "image_folder", "loader", "raw", "source"}
 
 
 class Dataset(NamedTuple):
@@ -49,7 +45,7 @@ class Dataset(NamedTuple):
 
 def names() -> list[str]:
     """The names that `load` knows, sorted."""
-    _list()
+    import_entries("l2lcli.data")
     return sorted(sources)
 
 
@@ -69,7 +65,7 @@ def load(name: str, raw_dir: str | os.PathLike[str] | None = None) -> Dataset:
     Raises DataError, with a message of one line, for an unknown name, a raw file that is missing, wrong or cannot be
     downloaded, and a cache that cannot be written.
     """
-    _list()
+    import_entries("l2lcli.data")
     return prepared(named(name), raw_dir)
 
 
@@ -104,12 +100,6 @@ def fingerprint(splits: Splits) -> str:
     return digest.hexdigest()[:16]
 
 
-def _list() -> None:
-    for module in pkgutil.iter_modules(l2lcli.data.__path__):
-        if module.name not in _PARTS:
-            importlib.import_module(f"{l2lcli.data.__name__}.{module.name}")
-
-
 def _prepared(source: Source, folder: Path, raw_dir: str | os.PathLike[str] | None) -> Dataset | None:
     """What was prepared in `folder`; None if nothing was, if it is damaged, or if `raw_dir` holds another subset."""
     try:
@@ -120,10 +110,10 @@ def _prepared(source: Source, folder: Path, raw_dir: str | os.PathLike[str] | No
         return None
     if state != source.state or _another(source, sizes, raw_dir):
         return None
-    from l2lcli.data import blocks  # TFDS takes most of a second to import: not before there is something to read
+    from l2lcli.data import _blocks  # TFDS takes most of a second to import: not before there is something to read
 
     try:
-        splits = blocks.read(folder)
+        splits = _blocks.read(folder)
     except MemoryError:
         raise
     except Exception:  # whatever a damaged file makes TFDS, protobuf or array_record's C++ raise
@@ -152,7 +142,7 @@ def _prepare(source: Source, target: Path, raw_dir: str | os.PathLike[str] | Non
         splits = source.read(files)
     except ValueError as error:
         raise DataError(f"{source.name}: {_line(error)}") from error
-    from l2lcli.data import blocks
+    from l2lcli.data import _blocks
 
     # One name is enough under the lock, and clears up after a kill.
     staging = target.parent.parent / f".{source.name}.preparing"
@@ -161,8 +151,10 @@ def _prepare(source: Source, target: Path, raw_dir: str | os.PathLike[str] | Non
     try:
         mark = fingerprint(splits)
         try:
-            made = blocks.write(source.name, source.version, source.description, splits, staging)
-            splits = blocks.read(made)  # what this process gets is what later ones will: the same bytes, in arrays of their own
+            made = _blocks.write(source.name, source.version, source.description, splits, staging)
+            splits = _blocks.read(
+                made
+            )  # what this process gets is what later ones will: the same bytes, in arrays of their own
         except RuntimeError as error:  # so array_record's C++ reports a full disk
             raise OSError(_line(error)) from error
         if fingerprint(splits) != mark:

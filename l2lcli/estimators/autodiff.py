@@ -46,8 +46,8 @@ def autodiff(
     import jax
     import jax.numpy as jnp
 
-    from l2lcli.outer import outer
-    from l2lcli.unroll import axes, begun, drawn, fresh, unroll
+    from l2lcli.inner.query import outer
+    from l2lcli.inner.unroll import axes, begun, drawn, fresh, unroll
 
     begin = fresh if optimizer.start is None else drawn  # a learned start is applied where it is differentiated
     second_order = spec.second_order or optimizer.second_order

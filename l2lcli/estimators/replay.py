@@ -51,12 +51,12 @@ def replay(
     import jax
     import jax.numpy as jnp
 
-    from l2lcli.flat import each, flat, length, ravel, take
-    from l2lcli.outer import averaged, outer
-    from l2lcli.sampling import draw
-    from l2lcli.sharding import AXIS, by_coordinate, shardings_by_coordinate
-    from l2lcli.split import Split
-    from l2lcli.unroll import axes, begun, drawn, fresh, unroll
+    from l2lcli.estimators._sampling import draw
+    from l2lcli.estimators._sharding import AXIS, by_coordinate, shardings_by_coordinate
+    from l2lcli.estimators._split import Split
+    from l2lcli.inner.flat import each, flat, length, ravel, take
+    from l2lcli.inner.query import averaged, outer
+    from l2lcli.inner.unroll import axes, begun, drawn, fresh, unroll
 
     if not optimizer.replayable:
         raise ValueError("this optimizer cannot be replayed block by block: use the estimator autodiff")
@@ -136,7 +136,7 @@ def _over_tasks(one, state, steps: int):
     """
     import jax
 
-    from l2lcli.unroll import axes
+    from l2lcli.inner.unroll import axes
 
     tasks = state.value.shape[0]
     if sum(leaf.size for leaf in jax.tree.leaves(state.theta)) < SMALL * tasks:

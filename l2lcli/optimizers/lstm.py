@@ -9,9 +9,9 @@ from pydantic import Field
 
 from l2lcli import registry
 from l2lcli.base import LearnedOptimizer, Spec
-from l2lcli.optimizers.averages import Averages, AveragesSpec, averages_shown, see, unseen
-from l2lcli.optimizers.preprocess import LogSign, Preprocess, features, preprocess
-from l2lcli.optimizers.start import learning_start
+from l2lcli.optimizers._averages import Averages, AveragesSpec, averages_shown, see, unseen
+from l2lcli.optimizers._preprocess import LogSign, Preprocess, features, preprocess
+from l2lcli.optimizers._start import learning_start
 
 if TYPE_CHECKING:
     import jax
@@ -64,7 +64,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
     import optax
     from jax.flatten_util import ravel_pytree
 
-    from l2lcli.lstm_cell import fuse, step, window
+    from l2lcli.optimizers._lstm_cell import fuse, step, window
 
     show = preprocess(spec.preprocess)
 

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from l2lcli import registry
 from l2lcli.base import LearnedOptimizer, Spec
-from l2lcli.optimizers.preprocess import LogSign, Preprocess, features, preprocess
-from l2lcli.optimizers.start import learning_start
+from l2lcli.optimizers._preprocess import LogSign, Preprocess, features, preprocess
+from l2lcli.optimizers._start import learning_start
 
 if TYPE_CHECKING:
     import jax
@@ -80,7 +80,7 @@ def _family(spec: LstmGdV1Spec, hidden: int) -> LearnedOptimizer:
     import optax
     from jax.flatten_util import ravel_pytree
 
-    from l2lcli.lstm_cell import cell, fuse_layer
+    from l2lcli.optimizers._lstm_cell import cell, fuse_layer
 
     show, shown = preprocess(spec.preprocess), 2 * features(spec.preprocess)
     frozen = spec.frozen_rate is not None

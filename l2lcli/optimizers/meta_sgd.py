@@ -8,7 +8,7 @@ from pydantic import Field
 
 from l2lcli import registry
 from l2lcli.base import LearnedOptimizer, Spec
-from l2lcli.optimizers.start import learning_start
+from l2lcli.optimizers._start import learning_start
 
 
 class MetaSgdSpec(Spec):

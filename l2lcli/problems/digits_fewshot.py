@@ -8,8 +8,8 @@ from pydantic import Field
 
 from l2lcli import registry
 from l2lcli.base import Problem
-from l2lcli.problems.episodes import EpisodeSpec, episodes
-from l2lcli.problems.learners import Learner, MlpLearner
+from l2lcli.problems._episodes import EpisodeSpec, episodes
+from l2lcli.problems._learners import Learner, MlpLearner
 
 SEEN = 5  # digits 0 … 4 are trained on, 5 … 9 tested on
 

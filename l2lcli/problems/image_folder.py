@@ -8,7 +8,7 @@ from pydantic import Field
 
 from l2lcli import registry
 from l2lcli.base import Problem
-from l2lcli.problems.episodes import EpisodeSpec, enough, episodes
+from l2lcli.problems._episodes import EpisodeSpec, enough, episodes
 
 
 class ImageFolderSpec(EpisodeSpec):

@@ -40,7 +40,7 @@ def convnet(channels: tuple[int, ...], kernel: int, hidden: tuple[int, ...], out
     """
     from flax import linen
 
-    from l2lcli.problems.convolution import convolve, normalise, pool
+    from l2lcli.problems._convolution import convolve, normalise, pool
 
     class Layer(linen.Module):
         """[in, ..., B] -> [out, ..., B]: the batch is the last axis here."""

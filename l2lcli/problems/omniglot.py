@@ -9,7 +9,7 @@ from pydantic import model_validator
 from l2lcli import registry
 from l2lcli.base import Problem
 from l2lcli.data.source import Splits
-from l2lcli.problems.episodes import EpisodeSpec, episodes
+from l2lcli.problems._episodes import EpisodeSpec, episodes
 
 TRAIN, VALIDATION = 1100, 100  # characters, of 1,623, where the split is by character
 

@@ -1,0 +1,72 @@
+"""What `l2l bench` compares with: the same LSTM the plain way in JAX, and in PyTorch where that is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from l2lcli.base import LearnedOptimizer
+from l2lcli.optimizers._preprocess import Identity, preprocess
+from l2lcli.optimizers.lstm import LstmSpec, lstm
+
+TORCH = Path(__file__).parent.parent / "tests" / "peers" / "torch_l2l.py"
+
+
+def plain_lstm(spec: LstmSpec) -> LearnedOptimizer:
+    """`lstm` as one would write it first: coordinates are the leading axis, [N, H], and each gate its own sigmoid or tanh."""
+    show = preprocess(spec.preprocess)
+
+    def bind(phi):
+        def init(theta):
+            flat, _ = ravel_pytree(theta)
+            zeros = tuple(jnp.zeros((flat.size, spec.hidden), flat.dtype) for _ in range(spec.layers))
+            return zeros, zeros
+
+        def update(grad, state, theta=None, **extra):
+            flat, unravel = ravel_pytree(grad)
+            x, new_h, new_c = jax.vmap(show)(flat), [], []
+            for i, (h, c) in enumerate(zip(*state, strict=True)):
+                weights = phi[f"lstm_{i}"]
+                gates = x @ weights["input"].T + h @ weights["recurrent"].T + weights["bias"][None]
+                a, f, z, o = jnp.split(gates, 4, axis=1)
+                c = jax.nn.sigmoid(f + spec.forget_bias) * c + jax.nn.sigmoid(a) * jnp.tanh(z)
+                x = jax.nn.sigmoid(o) * jnp.tanh(c)
+                new_h.append(x)
+                new_c.append(c)
+            step = spec.output_scale * (x @ phi["readout"]["kernel"] + phi["readout"]["bias"])
+            return unravel(step), (tuple(new_h), tuple(new_c))
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    return LearnedOptimizer(lstm(spec).init, bind)
+
+
+def torch_window(work: Any) -> Callable[[], Any] | None:
+    """One window's meta-gradient in PyTorch as a function of nothing; None where PyTorch or the peer's file is missing."""
+    if not TORCH.is_file() or importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    spec = importlib.util.spec_from_file_location("torch_l2l", TORCH)
+    peer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(peer)
+    torch.manual_seed(0)
+    shown = Identity() if work.problem == "quadratic" else None
+    optimizer = peer.Optimizer(work.layers, work.hidden, 10.0 if shown is None else None, 0.1)
+    if work.problem == "quadratic":
+        tasks = [peer.quadratics(work.tasks, 10)]
+    else:
+        pixels = {"mnist": 784, "digits": 64}[work.problem]
+        rng = np.random.default_rng(0)
+        images = torch.from_numpy(rng.random((10_000, pixels), np.float32))
+        labels = torch.from_numpy(rng.integers(0, 10, 10_000))
+        tasks = [peer.network(images, labels, work.width, 10, 128) for _ in range(work.tasks)]
+    return lambda: [peer.window(task, optimizer, work.window) for task in tasks] and None

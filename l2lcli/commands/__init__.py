@@ -1,0 +1,1 @@
+"""The command `l2l`: parse, call, print, map errors to exit codes."""

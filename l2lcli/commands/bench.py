@@ -1,0 +1,119 @@
+"""The command `l2l bench`: options, table, rows kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+NAMES = {
+    "replay": "l2l, replay",
+    "autodiff_checkpoint": "plain JAX, jax.checkpoint",
+    "autodiff": "plain JAX",
+    "torch": "plain PyTorch",
+}
+
+
+ROWS = Path("runs/bench/scaling.jsonl")
+
+
+def bench(
+    context: typer.Context,
+    problem: Annotated[
+        Literal["mnist", "digits", "quadratic"], typer.Option(help="Shapes of the work; the images are random.")
+    ] = "mnist",
+    tasks: Annotated[int | None, typer.Option(min=1, max=65_536, help="M; default 1, quadratic 128.")] = None,
+    window: Annotated[int, typer.Option(min=1, max=100_000, help="W.")] = 20,
+    layers: Annotated[int, typer.Option(min=1, max=8, help="LSTM layers.")] = 2,
+    hidden: Annotated[int, typer.Option(min=1, max=1024, help="H.")] = 20,
+    width: Annotated[int, typer.Option(min=1, max=1_000_000, help="Hidden units of the network that is optimized.")] = 20,
+    devices: Annotated[int | None, typer.Option(min=1, max=1024, help="Devices for replay; default all cores.")] = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="One way alone, replay or that of --way: the peak memory is then its own.")
+    ] = False,
+    way: Annotated[
+        Literal["replay", "autodiff_checkpoint", "autodiff"] | None, typer.Option(help="Which one --alone means.")
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Fewer repeats of what takes long, no applied step, no plain JAX that needs over 2 GB."),
+    ] = False,
+    scaling: Annotated[
+        bool,
+        typer.Option(
+            "--scaling", help="Time and memory over many N, M, W, H: a table and a figure. What FILE has is not measured again."
+        ),
+    ] = False,
+    draw: Annotated[bool, typer.Option("--draw", help="With --scaling: measure nothing, show what FILE has.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    append: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=f"Add the JSON object to a file as a line; --scaling does, by default to {ROWS}."),
+    ] = None,
+) -> None:
+    """Time and memory of a meta-gradient and of an applied step, beside plain JAX, plain PyTorch and the machine's limits."""
+    if scaling:
+        given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
+        if others := sorted(set(given) - {"scaling", "draw", "append"}):
+            raise typer.BadParameter(f"--scaling has sizes of its own: leave --{others[0].removeprefix('as_')} out")
+        return _scaling(append or ROWS, draw)
+    if draw or (way and not alone):
+        raise typer.BadParameter("--draw goes with --scaling" if draw else "--way goes with --alone")
+    from l2lcli.commands import backend
+
+    tasks = tasks or (128 if problem == "quadratic" else 1)
+    devices = backend.start(devices, tasks)
+    from l2lcli.bench import measure as measuring
+
+    ways = (way or "replay",) if alone else measuring.WAYS
+    found = measuring.bench(measuring.Work(problem, tasks, window, layers, hidden, width, devices), ways=ways, quick=quick)
+    if append is not None:
+        from l2lcli.runs.metrics import append_rows
+
+        append_rows(append, [found])
+    print(json.dumps(found, allow_nan=False) if as_json else table(found))
+
+
+def _scaling(path: Path, draw: bool) -> None:
+    """Measure the points that the file has not, then print the table and draw the figure."""
+    from l2lcli import signals
+    from l2lcli.bench import report, scaling
+
+    if not draw:
+        with signals.listening() as flag:
+            scaling.measure(path, flag=flag)
+    rows = scaling.read(path)
+    text, figure = report.table(rows), report.write(rows, path.parent / "figures")
+    print(f"{text}\n\nfigure: {figure}")
+
+
+def table(found: dict[str, Any]) -> str:
+    """What was measured, as text."""
+    work, machine, seconds = found["work"], found["machine"], found["seconds_per_100_steps"]
+    rows = [["", "s / 100 steps", "replay is", "temporaries", "compilation"]]
+    for key, name in NAMES.items():
+        factor = None if None in (seconds[key], seconds["replay"]) else seconds[key] / seconds["replay"]
+        megabytes = None if found["temp_bytes"][key] is None else found["temp_bytes"][key] / 1e6
+        cells = [(seconds[key], "{:.3f}"), (factor, "{:.2f} x faster"), (megabytes, "{:.0f} MB")]
+        cells.append((found["compile_seconds"][key], "{:.1f} s"))
+        rows.append([name, *("n/a" if value is None else form.format(value) for value, form in cells)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    steps = {"learned": "l2l", "plain": "plain JAX", "optax.adam": "optax.adam"}
+    applied = {name: found["apply_seconds_per_step"][key] for key, name in steps.items()}
+    known = [f"{name} {1e3 * seconds:.3g} ms" for name, seconds in applied.items() if seconds is not None]
+    ratio = f"replay takes {found['ratio_to_floor']:.1f} times that. " if found["ratio_to_floor"] is not None else ""
+    return "\n".join([
+        f"{work['problem']}: {work['coordinates']:,} coordinates, M = {work['tasks']}, W = {work['window']}, LSTM "
+        f"{work['layers']} x {work['hidden']}; {machine['devices']} devices ({machine['device']})",
+        "",
+        *lines,
+        "",
+        f"applied, a step: {', '.join(known) or 'n/a'}",
+        f"machine: products {machine['product_flops'] / 1e9:.0f} GFLOP/s at these shapes, tanh "
+        f"{machine['tanh_per_second'] / 1e9:.2f} G/s, copying {machine['bytes_per_second'] / 1e9:.0f} GB/s",
+        f"floor at these rates: {found['floor_seconds_per_100_steps']:.3f} s; {ratio}Peak memory of the process: "
+        f"{found['peak_rss_bytes'] / 1e9:.2f} GB",
+    ])  # fmt: skip

@@ -1,0 +1,183 @@
+"""One meta-training in its run directory: from the start or from the last checkpoint, to the comparison with baselines."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2lcli import registry, tree
+from l2lcli.commands import backend
+from l2lcli.commands.progress import Progress
+from l2lcli.commands.results import record_environment, write
+from l2lcli.commands.tensorboard import Events
+from l2lcli.config import Config, ConfigError
+from l2lcli.estimators import _sharding
+from l2lcli.experiment import Experiment, build, evaluate
+from l2lcli.inner.query import weights
+from l2lcli.meta import loop
+from l2lcli.meta.loop import Chunk, MetaTraining, Outer, Record, meta_training
+from l2lcli.meta.optimizer import factors
+from l2lcli.runs import trained
+from l2lcli.runs.artefact import write_artefact
+from l2lcli.runs.files import RunError, one_line
+from l2lcli.runs.rundir import Run
+from l2lcli.signals import Diverged, Signals, Stopped
+
+STATUS_SECONDS = 2.0  # between rewrites of status.json
+
+
+def train(run: Run, config: Config, devices: int | None, argv: list[str], signals: Signals) -> None:
+    """Meta-train into a run directory that this process has locked, and compare the result with the baselines.
+
+    Args:
+      run: the run directory; a checkpoint in it is gone on from.
+      config: its config.
+      devices: over how many devices the tasks are split; None for as many cores as divide them.
+      argv: the command line, for env.json.
+      signals: looked at between dispatches and between the parts of the evaluation.
+
+    Raises Diverged, Stopped, DataError, ConfigError, RunError. Whatever it raises, the status says so and the run can be gone
+    on with.
+    """
+    spec = config.train
+    try:
+        with Progress(spec.episodes * (spec.horizon // spec.estimator.window)) as progress:
+            devices = backend.start(devices, spec.tasks)
+            experiment = build(config)
+            for name in config.eval.variants:  # what is wrong with one is said before the hours of training
+                experiment.varied(name, jax.eval_shape(experiment.phi))
+            signals.check()
+            record_environment(run, experiment, devices, argv, progress.warn)
+            best = _meta_train(experiment, run, devices, signals, progress)
+            best = jax.tree.map(jnp.asarray, best)
+            found = evaluate(experiment, best, progress.say, signals.check, experiment.kept(run.path))
+        write(run, found, config.eval.report)
+        run.status("done", **_seconds(run))
+    except Stopped as stopped:
+        run.status("stopped", reason=str(stopped), **_seconds(run))
+        raise Stopped(stopped.number, f"; go on with: l2l train --resume {run.path}") from None
+    except Diverged as diverged:
+        run.status("diverged", reason=str(diverged), **_seconds(run))
+        raise
+    except BaseException as error:
+        run.status("failed", reason=one_line(error), **_seconds(run))
+        raise
+
+
+def _seconds(run: Run) -> dict[str, float]:
+    # The only clock in a run's files besides seconds_per_step: everything else is bit-equal from run to run.
+    return {"train_seconds": run.read_status().get("train_seconds", 0.0)}
+
+
+def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals, progress: Progress) -> Any:
+    """The best phi, on the host."""
+    spec, problem = experiment.config.train, experiment.problem
+
+    def estimator(tasks: int, devices: int):
+        try:
+            return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, weights(spec), devices)
+        except ValueError as error:  # it is not one for this problem and optimizer
+            raise ConfigError([f"train.estimator: {error}"]) from error
+
+    try:
+        factors(spec.meta_optimizer.factors, jax.eval_shape(experiment.phi))
+    except ValueError as error:
+        raise ConfigError([f"train.meta_optimizer.factors: {error}"]) from error
+    meta = meta_training(problem, experiment.optimizer, _sharding.over_tasks(estimator, spec.tasks, devices), spec)
+    outer, record, rows, finished = _begin(experiment, run, meta, progress.warn)
+    before, began = _seconds(run)["train_seconds"], time.monotonic()
+    progress.begin(int(outer.step))
+    saved = noted = time.monotonic()
+    train_data = problem.data["train"]
+    validation, continued = problem.data.get("validation", train_data), (run.path / trained.START).is_file()
+    chunks = loop.run(meta, spec, experiment.root, outer, record, train_data, validation, continued)
+    with Events(run.path, run.rows(), progress.warn) as events:
+        for chunk in () if finished else chunks:
+            run.append(chunk.rows)
+            events.add(chunk.rows)
+            rows += len(chunk.rows)
+            progress.update(chunk.step, chunk.rows)
+            if chunk.step % meta.per_episode == 0 and (episode := chunk.step // meta.per_episode) in spec.keep:
+                # Before the checkpoint that a resumed run goes on from, or else a kill between the two would lose it.
+                about = _about(experiment, chunk.step, math.inf)
+                write_artefact(run.path / trained.kept(episode), tree.to_host(chunk.outer.phi), about)
+            finished, now = chunk.finished, time.monotonic()
+            stop = signals.received is not None  # looked at once: what stops the run is always saved
+            seconds = {"train_seconds": round(before + now - began, 3)}
+            if finished or stop or now - saved >= spec.checkpoint_seconds:
+                record = _save(experiment, run, chunk, rows)
+                run.status("running", chunk.step, **seconds)
+                saved = noted = time.monotonic()
+            elif now - noted >= STATUS_SECONDS:
+                run.status("running", chunk.step, **seconds)
+                noted = now
+            if stop:
+                signals.check()
+    if finished == "diverged":
+        raise Diverged(
+            f"meta-training diverged: {meta.limit} meta-gradients in a row were not finite; the last good parameters are in "
+            f"{run.path / trained.NAME}. A lower meta_optimizer.learning_rate or a clip may help."
+        )
+    return record.best
+
+
+def _begin(
+    experiment: Experiment, run: Run, meta: MetaTraining, warn: Callable[[str], None]
+) -> tuple[Outer, Record, int, str | None]:
+    """Where meta-training begins: (outer, record, rows in metrics.jsonl, how it ended if it has)."""
+    root, data = experiment.root, experiment.problem.data["train"]
+    start = run.path / trained.START
+    phi = experiment.fitted(trained.read(start)) if start.is_file() else experiment.phi()
+    outer = meta.init(root, phi, data)
+    checkpoint = run.restore(lambda line: warn(f"warning: {line}"))
+    if checkpoint is None:
+        record = Record(_on_host(phi), math.inf, 0, [])
+        run.truncate(0)
+        _write_artefact(experiment, run, record, 0)
+        run.status("running", 0)
+        return meta.place(outer), record, 0, None
+    try:
+        outer = tree.from_host(outer, checkpoint.arrays, "outer/")
+        best = tree.from_host(phi, checkpoint.arrays, "best/")
+    except ValueError as error:
+        reason = f"checkpoint {checkpoint.step} does not fit the run's config or this version of l2l: {error}"
+        raise RunError(f"{run.path}: {reason}") from None
+    run.truncate(checkpoint.meta["rows"])
+    loss = checkpoint.meta["best_loss"]
+    record = Record(_on_host(best), math.inf if loss is None else loss, checkpoint.meta["stale"], checkpoint.meta["pending"])
+    run.status("running", checkpoint.step, **_seconds(run))
+    return meta.place(outer), record, checkpoint.meta["rows"], checkpoint.meta["finished"]
+
+
+def _on_host(phi: Any) -> Any:
+    """phi on the host, copied: what it came from may be donated."""
+    return jax.tree.map(np.array, phi)
+
+
+def _save(experiment: Experiment, run: Run, chunk: Chunk, rows: int) -> Record:
+    """Write the artefact and a checkpoint; the record with the phi that was written as its best."""
+    record = chunk.record
+    best_loss = record.best_loss if math.isfinite(record.best_loss) else None
+    if best_loss is None:
+        record = record._replace(best=_on_host(chunk.outer.good))  # not validated yet: the last good one is the best guess
+    arrays = tree.to_host(chunk.outer, "outer/") | tree.to_host(record.best, "best/")
+    meta = {"rows": rows, "best_loss": best_loss, "stale": record.stale, "pending": record.pending, "finished": chunk.finished}
+    _write_artefact(experiment, run, record, chunk.step)
+    run.save(chunk.step, arrays, meta, best_loss)
+    return record
+
+
+def _write_artefact(experiment: Experiment, run: Run, record: Record, step: int) -> None:
+    write_artefact(run.path / trained.NAME, tree.to_host(record.best), _about(experiment, step, record.best_loss))
+
+
+def _about(experiment: Experiment, step: int, validation_loss: float) -> dict[str, Any]:
+    """What an artefact says of itself."""
+    loss = validation_loss if math.isfinite(validation_loss) else None
+    return {"config": experiment.config.model_dump(mode="json"), "step": step, "validation_loss": loss}

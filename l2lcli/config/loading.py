@@ -1,0 +1,201 @@
+"""Configurations: the ways to load, override, compare and write them. Loads no JAX.
+
+    config = load("configs/digits.yaml", ["train.horizon=200"])
+
+Everything wrong is reported at once, as ConfigError, one line a fault: `path:line:col: dotted.key: what is wrong`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from l2lcli.config.faults import Finding, check, locate, suggest
+from l2lcli.config.files import read, settings
+from l2lcli.config.specs import FEW_SHOT, Config, config_class
+from l2lcli.config.tree import find, leaves, merge, nest, split
+from l2lcli.config.yaml_read import DEFAULT, Fault, Node, node, plain, shown
+from l2lcli.config.yaml_write import emit
+
+RESERVED = ("latest", "reference", "evaluations")
+EXTENDS = "Another file, relative to this one, whose keys this one adds to or replaces (all but its name)"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used. `faults` has one line for each thing that is wrong, and str() all of them."""
+
+    def __init__(self, faults: Iterable[object]):
+        """Takes one object a fault, whose str() is its line; equal ones count once."""
+        self.faults = [" ".join(str(fault).splitlines()) for fault in dict.fromkeys(faults)]
+        super().__init__("\n".join(self.faults))
+
+
+def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Config:
+    """The config of a file, and of those it extends, under overrides `a.b=v` with v in YAML. Raises ConfigError.
+
+    A key's value is the last one of: the default, the file that `extends` names, the file, `--set`. Mappings merge, lists
+    are replaced, and a new `kind` drops the other keys of its mapping.
+    """
+    return _settle(*read(path, overrides))
+
+
+def values(config: Config) -> dict[str, Any]:
+    """Dotted key -> value, for all that is no mapping itself, or an empty one."""
+    return {".".join(path): value for path, value in leaves(_dumped(config))}
+
+
+def provenance(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> dict[str, str]:
+    """Dotted key -> who set it, "file:line", "--set" or "default", for every value of the loaded config. Raises ConfigError."""
+    tree, faults, files = read(path, overrides)
+    origin = {}
+    for keys, _ in leaves(_dumped(_settle(tree, faults, files))):
+        node = find(tree, keys)
+        place = node.place if node else DEFAULT
+        origin[".".join(keys)] = f"{place.source}:{place.line}" if place.line else place.source.split(" ")[0]
+    return origin
+
+
+def override(config: Config, changes: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
+    """The config with dotted keys set to other values, then those of `a.b=v`, by the rules of `load`. Raises ConfigError."""
+    nodes: list[tuple[str, Node]] = []
+    faults: list[Fault] = []
+    for dotted, value in changes.items():
+        try:
+            nodes.append((dotted, node(value, DEFAULT)))
+        except ValueError as error:
+            faults.append(Fault(DEFAULT, f"{dotted}: {error}"))
+    nodes += settings(overrides, faults)
+    return _settle(merge(_node(config), nest(nodes, DEFAULT, faults)), faults)
+
+
+def variant(config: Config, name: str) -> Config:
+    """The config under one of its variants; it has no variants itself. Raises ConfigError."""
+    base, variants = split(_node(config))
+    if name not in variants:
+        raise ConfigError([f"unknown variant {shown(name)}{suggest(name, list(variants), all_known=True)}"])
+    varied, faults = _vary(base, name, variants[name])
+    if faults:
+        raise ConfigError(faults)
+    return varied
+
+
+def alone(config: Config) -> Config:
+    """The config without its variants, which no override takes away."""
+    return config.model_copy(update={"eval": config.eval.model_copy(update={"variants": {}})})
+
+
+def dump(config: Config) -> str:
+    """Complete YAML text, defaults included, from which `load` makes an equal config."""
+    return emit(_dumped(config))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a config file, for editors."""
+    whole = config_class().model_json_schema()
+    whole["properties"] = {"extends": {"type": "string", "description": EXTENDS}} | whole["properties"]
+    return whole
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+ABSENT = _Absent()  # what `diff` gives where a config has no such key
+
+
+def diff(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
+    """(dotted key, its value in a, in b) for each value that differs; ABSENT where one has no such key."""
+    left, right = values(a), values(b)
+    pairs = [(key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in left | right]
+    return [(key, x, y) for key, x, y in pairs if repr(x) != repr(y)]  # 1, 1.0 and True are equal, and three values
+
+
+def _dumped(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
+def _node(config: Config) -> Node:
+    return node(_dumped(config), DEFAULT)
+
+
+def _settle(tree: Node | None, faults: list[Fault], files: Sequence[str] = ()) -> Config:
+    """The config of a tree that nothing is wrong with, its variants included; ConfigError if there are faults."""
+    config, found = None, []
+    if tree is not None:
+        thorough = not faults  # or else what its fault left out would be judged by its default
+        config, findings = _check(tree, thorough)
+        found += [locate(tree, finding) for finding in findings]
+        base, variants = split(tree)
+        if config is not None:
+            base, _ = split(_node(config))
+        for name, variant in variants.items():
+            found += _vary(base, name, variant, findings, thorough)[1]
+    if faults or found or config is None:
+        rank = {file: i for i, file in enumerate(files)}  # faults that are in no file come last
+        raise ConfigError(sorted([*faults, *found], key=lambda f: (rank.get(f.place.source, len(rank)), f.place[1:])))
+    return config
+
+
+def _vary(
+    base: Node, name: str, variant: Node, known: Iterable[Finding] = (), thorough: bool = True
+) -> tuple[Config | None, list[Fault]]:
+    """What `base`, which has no variants, is under one of them, and the faults that are not `known` as the base's own."""
+    prefix = f"eval.variants.{name}: "
+    faults: list[Fault] = []
+    changes = nest(variant.value.items(), variant.place, faults, prefix)
+    if find(changes, ("eval", "variants")):
+        return None, [*faults, Fault(variant.place, f"{prefix}a variant cannot change eval.variants")]
+    config, findings = _check(merge(base, changes), thorough)
+    return config, faults + [locate(changes, finding, prefix) for finding in findings if finding not in known]
+
+
+def _check(tree: Node, thorough: bool) -> tuple[Config | None, list[Finding]]:
+    """The config of a tree, and what is wrong with it."""
+    config, findings = check(config_class(), plain(tree))
+    return config, list(_cross(config)) if config and thorough else findings
+
+
+def _cross(config: Config) -> Iterator[Finding]:
+    """What only several fields together show to be wrong, and names that are Optax's to know."""
+    from l2lcli.optimizers import hand
+
+    horizon, window = config.train.horizon, getattr(config.train.estimator, "window", None)
+    at = ("train", "estimator", "window")
+    if window and horizon % window:
+        yield Finding(at, f"{window} does not divide the horizon {horizon}", (("train", "horizon"),))
+    elif window and window != horizon and config.train.weights == "last":
+        yield Finding(("train", "weights"), f"last needs window = horizon, but these are {window} and {horizon}", (at,))
+    elif isinstance(config.train.weights, list):
+        yield from _listed_weights(config.train.weights, horizon, window or horizon)
+    if window and window != horizon and getattr(config.optimizer, "learn_start", False):
+        message = f"a learned start needs window = horizon, but these are {window} and {horizon}"
+        yield Finding(("optimizer", "learn_start"), message, (at, ("optimizer",)))
+    for i, episode in enumerate(config.train.keep):
+        if episode > config.train.episodes:
+            fault = f"{episode} is after the last of the {config.train.episodes} episodes"
+            yield Finding(("train", "keep", i), fault, (("train", "episodes"),))
+    if config.name in RESERVED:
+        yield Finding(("name",), f"{shown(config.name)} is a folder of its own in runs/: choose another name")
+    if config.name in config.eval.variants:  # their curves would share a file
+        yield Finding(("eval", "variants", config.name), "has the experiment's own name")
+    names = {("train", "meta_optimizer", "name"): (config.train.meta_optimizer.name, None)}
+    for i, name in enumerate(config.eval.baselines):
+        if name in config.eval.baselines[:i]:
+            yield Finding(("eval", "baselines", i), f"{shown(name)} is there twice")
+        elif name not in FEW_SHOT:
+            names["eval", "baselines", i] = name, config.eval.steps
+    for path, (name, horizon) in names.items():
+        try:
+            hand.check(name, horizon)  # loads JAX for a name that is not among the common ones
+        except ValueError as error:
+            yield Finding(path, str(error))
+
+
+def _listed_weights(weights: list[float], horizon: int, window: int) -> Iterator[Finding]:
+    at = ("train", "weights")
+    if len(weights) != horizon:
+        yield Finding(at, f"{len(weights)} weights for the {horizon} steps of the horizon")
+    elif empty := [start for start in range(0, horizon, window) if not any(weights[start : start + window])]:
+        yield Finding(at, f"no step of the window from {empty[0] + 1} to {empty[0] + window} has a weight")

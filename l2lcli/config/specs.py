@@ -1,0 +1,147 @@
+"""What an experiment file can say: one model for each section, and the whole, whose families come from the registries."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, JsonValue, StringConstraints, create_model
+
+from l2lcli import registry
+from l2lcli.base import Spec
+from l2lcli.config.yaml_read import Path
+
+KINDS: dict[Path, str] = {("problem",): "quadratic", ("optimizer",): "lstm", ("train", "estimator"): "auto"}  # the defaults
+
+FEW_SHOT = ("finetune", "nearest_neighbour")  # baselines of few-shot problems alone
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]
+Seeds = Annotated[int, Field(ge=2, le=100_000)]
+Episodes = Annotated[int, Field(ge=1, le=10_000_000)]
+VariantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
+
+
+class DataSpec(Spec):
+    """Where the raw data files are."""
+
+    raw_dir: str | None = None
+    """Directory with `<dataset>/<published file name>`; null for the data sets that need no files."""
+
+
+class MetaOptimizerSpec(Spec):
+    """What applies the meta-gradients to phi."""
+
+    name: str = "adam"
+    """An Optax optimizer."""
+    learning_rate: float = Field(default=0.01, gt=0)
+    """The learning rate, at its highest."""
+    schedule: Literal["constant", "cosine", "linear", "exponential"] = "cosine"
+    """How the learning rate falls over the meta-steps."""
+    clip: float | None = Field(default=None, gt=0)
+    """Global norm that meta-gradients are clipped to; null for no clipping."""
+    factors: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Glob on a parameter's path in phi -> factor of its learning rate; the first match counts, and 0 keeps it as it is."""
+
+
+class TrainSpec(Spec):
+    """Meta-training."""
+
+    episodes: Episodes = 200
+    """Episodes, each of one horizon for all tasks: horizon / window meta-steps."""
+    keep: list[Episodes] = Field(default=[], max_length=20)
+    """Episodes after which phi is kept apart, to be compared with the final one: how long is long enough?"""
+    init_from: str | None = None
+    """Run, optimizer file or name of a shipped one whose phi training starts from; null for a fresh start."""
+    tasks: Annotated[int, Field(ge=1, le=65_536)] = 4
+    """Optimizees trained side by side (M)."""
+    horizon: Positive = 100
+    """Optimizee steps in an episode (T)."""
+    estimator: Spec
+    """How the meta-gradient is estimated."""
+    meta_optimizer: MetaOptimizerSpec = MetaOptimizerSpec()
+    """What applies the meta-gradients to phi."""
+    validate_every: Episodes = 20
+    """Episodes from one validation to the next."""
+    validation_seeds: Seeds = 16
+    """Fresh optimizees in a validation."""
+    patience: Episodes | None = None
+    """Validations without improvement after which training stops; null for never."""
+    weights: Literal["all", "last"] | list[Annotated[float, Field(ge=0)]] = "all"
+    """How much the losses at steps 1 … horizon count: every one alike, the last alone, or a number for each step."""
+    checkpoint_seconds: float = Field(default=20, ge=0, le=86_400)
+    """Least time from one checkpoint to the next, in seconds."""
+
+
+class EvalSpec(Spec):
+    """Evaluation against tuned baselines."""
+
+    steps: Positive = 100
+    """Optimizee steps."""
+    seeds: Seeds = 20
+    """Optimizees that every optimizer is reported on (S)."""
+    tuning_seeds: Seeds = 10
+    """Other optimizees, that the baselines' learning rates are tuned on."""
+    baselines: list[str] = Field(default=["sgd", "momentum", "nag", "rmsprop", "adam"], max_length=100)
+    """Optax optimizers to compare with; adam_cosine and nag_cosine: with a rate that falls to zero at the last step. For
+    few-shot problems also finetune and nearest_neighbour."""
+    metrics_every: Positive = 20
+    """Steps from one measurement of the test metrics to the next."""
+    updates: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Few-shot problems: inner updates up to which the query is judged; they have no `steps` and `seeds`."""
+    episodes: Seeds = 600
+    """Few-shot problems: test episodes; tuning_seeds is how many validation episodes choices are made on."""
+    joint_steps: Positive = 1000
+    """Few-shot problems: steps of training jointly on all training classes, for finetune and nearest_neighbour."""
+    report: bool = True
+    """Draw the figures and write report.html at the end; false leaves both to `l2l report`."""
+    variants: dict[VariantName, dict[str, JsonValue]] = Field(default={}, max_length=1000)
+    """Further settings to evaluate on: name -> {dotted key: value}, changes to this file."""
+
+
+class Config(Spec):
+    """An experiment. Its fields' full types depend on what is registered: `config_class()` has them."""
+
+    name: str = Field(default="experiment", pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=60)
+    """Name of the experiment and of its folder of runs; the file's stem if left out."""
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    """What all randomness derives from."""
+    data: DataSpec = DataSpec()
+    """Where the raw data files are."""
+    problem: Spec
+    """What is optimized: a distribution over optimizees."""
+    optimizer: Spec
+    """The learned optimizer."""
+    train: TrainSpec
+    """Meta-training."""
+    eval: EvalSpec = EvalSpec()
+    """Evaluation against tuned baselines."""
+
+
+def config_class() -> type[Config]:
+    """The Config whose problem, optimizer and train.estimator are the registered specs, told apart by `kind`."""
+    return _config_class(*(tuple(r.specs().items()) for r in (registry.problem, registry.optimizer, registry.estimator)))
+
+
+Family: TypeAlias = tuple[tuple[str, type[Spec]], ...]  # kind, spec
+
+
+@functools.lru_cache(maxsize=8)
+def _config_class(problems: Family, optimizers: Family, estimators: Family) -> type[Config]:
+    train = _model(TrainSpec, estimator=_union(TrainSpec, ("train", "estimator"), estimators))
+    return _model(
+        Config,
+        problem=_union(Config, ("problem",), problems),
+        optimizer=_union(Config, ("optimizer",), optimizers),
+        train=(train, Field(default=train(), description=Config.model_fields["train"].description)),
+    )
+
+
+def _model(base: type[Spec], **fields: Any) -> Any:
+    return create_model(base.__name__, __base__=base, __module__=__name__, __doc__=base.__doc__, **fields)
+
+
+def _union(base: type[Spec], path: Path, family: Family) -> tuple[Any, Any]:
+    """Type and default of the field of `base` that takes any spec of a family."""
+    specs, kind = dict(family), KINDS[path]
+    if kind not in specs:
+        raise RuntimeError(f"{'.'.join(path)}: the default kind {kind!r} is not registered; known: {', '.join(specs)}")
+    return registry.union(specs.values()), Field(default=specs[kind](), description=base.model_fields[path[-1]].description)

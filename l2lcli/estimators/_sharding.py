@@ -1,0 +1,109 @@
+"""Many devices: one mesh axis, over which the tasks of a meta-batch are split, or a single task's coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from l2lcli.base import Estimate, Estimator, Inner
+from l2lcli.inner.unroll import axes
+
+AXIS = "task"
+
+
+def over_tasks(build: Callable[[int, int], Estimator], tasks: int, devices: int) -> Estimator:
+    """An estimator whose M tasks run on `devices` devices, M / devices on each, with one reduction per meta-gradient.
+
+    Args:
+      build: (number of tasks, devices that the estimator may use itself) -> estimator whose state is `Inner`.
+      tasks: M.
+      devices: how many of `jax.devices()` to use. Where they do not divide M, the estimator gets them.
+
+    Raises ValueError if there are fewer devices.
+    """
+    if devices > jax.device_count():
+        raise ValueError(f"{devices} devices asked for, {jax.device_count()} present")
+    if tasks % devices or devices == 1:
+        return build(tasks, devices)
+    local = build(tasks // devices, 1)
+    everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+    state_spec = axes(split)._replace(t=everywhere)
+
+    def init(key, phi, data):
+        # Keys are split once, for all M, so the optimizees do not depend on the number of devices.
+        return build(tasks, 1).init(key, phi, data)
+
+    def estimate(key, phi, data, state):
+        def one(key, phi, data, state):
+            # Marked as differing between devices, so that differentiation inside makes no reduction of its own.
+            phi = jax.lax.pcast(phi, AXIS, to="varying")
+            result, state = local.estimate(key, phi, data, state)
+            return Estimate(*jax.lax.pmean(tuple(result), AXIS)), state
+
+        return jax.shard_map(
+            one, mesh=_mesh(devices), in_specs=(everywhere, everywhere, everywhere, state_spec),
+            out_specs=(everywhere, state_spec),
+        )(key, phi, data, state)  # fmt: skip
+
+    return Estimator(init, estimate, lambda state: _on_mesh(state_spec, devices))
+
+
+def by_coordinate(local: Callable[..., tuple[Estimate, Any]], devices: int) -> Callable[..., tuple[Estimate, Any]]:
+    """A meta-gradient of M tasks that all devices share, each with a part of the coordinates of every task.
+
+    Args:
+      local: (key, phi, data, Inner) -> (Estimate, Inner), for inside `shard_map` over AXIS. The leaves of `Inner.opt` are
+        a device's own parts, and Estimate.grad is what they contribute; the key is a device's own, too.
+      devices: how many.
+
+    Returns:
+      The same for whole states, whose vectors' last axis is divisible by `devices`.
+    """
+
+    def shared(key, phi, data, state):
+        everywhere, of_state = PartitionSpec(), _by_coordinate(state)
+
+        def one(key, phi, data, state):
+            estimate, state = local(jax.random.fold_in(key, jax.lax.axis_index(AXIS)), phi, data, state)
+            return estimate._replace(grad=jax.lax.psum(estimate.grad, AXIS)), state
+
+        # Unchecked: that an exchange of parts leaves every device with the same whole is beyond what shard_map can infer.
+        return jax.shard_map(
+            one, mesh=_mesh(devices), in_specs=(everywhere, everywhere, everywhere, of_state),
+            out_specs=(everywhere, of_state), check_vma=False,
+        )(key, phi, data, state)  # fmt: skip
+
+    return shared
+
+
+def shardings_by_coordinate(state: Inner, devices: int) -> Inner:
+    """How such a meta-gradient leaves the state."""
+    return _on_mesh(_by_coordinate(state), devices)
+
+
+def _by_coordinate(state: Inner) -> Inner:
+    everywhere = PartitionSpec()
+    part = lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), AXIS) if leaf.ndim > 1 else everywhere  # noqa: E731
+    return axes(everywhere)._replace(t=everywhere, opt=jax.tree.map(part, state.opt))
+
+
+def _on_mesh(specs: Inner, devices: int) -> Inner:
+    mesh = _mesh(devices)
+    is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)
+
+
+def on_every_device(function: Callable[..., jax.Array], devices: int) -> Callable[..., jax.Array]:
+    """`function` of arrays that have one entry more, in front, for each device: every device computes its own."""
+
+    def one(*arrays):
+        return function(*(array[0] for array in arrays))[None]
+
+    return jax.shard_map(one, mesh=_mesh(devices), in_specs=PartitionSpec(AXIS), out_specs=PartitionSpec(AXIS))
+
+
+def _mesh(devices: int) -> jax.sharding.Mesh:
+    return jax.make_mesh((devices,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))

@@ -1,0 +1,233 @@
+"""Evaluation of any family on any problem, over paired seeds: curves, learning-rate tuning, comparison.
+
+Fairness: each baseline's learning rate is tuned on tuning seeds, for this problem and for each metric apart; what is
+reported comes from other seeds, the same ones for every optimizer, and so from the same starts and minibatches.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2lcli.base import Key, LearnedOptimizer, Phi, Problem
+from l2lcli.evaluation import statistics
+from l2lcli.evaluation.timing import seconds_per_step
+from l2lcli.inner.unroll import fresh, namespace, unroll
+from l2lcli.optimizers.hand import hand
+
+PER_DECADE = 3  # learning rates tried
+FIRST = (-12, 4)  # the first grid, 1e-4 … 10, as exponents of 10^(1/PER_DECADE)
+STRIDE = 8  # rates per dispatch; a grid is extended by this many
+FURTHEST = 36  # but not one that has reached 1e±12
+
+
+class Curves(NamedTuple):
+    """One optimizer on S seeds."""
+
+    losses: np.ndarray  # [S, T+1] f at steps 0 … T
+    steps: np.ndarray  # [K] where metrics were taken: every k steps, and at T
+    metrics: dict[str, np.ndarray]  # name -> [S, K], on the whole test split
+
+
+class Comparison(NamedTuple):
+    """What a comparison found: the summary, and the curves it rests on."""
+
+    summary: dict[str, Any]
+    curves: dict[str, Curves]  # "adam" is tuned for `final`, "adam@sum" for `sum` where that is another rate
+
+
+def curves(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, steps: int, every: int) -> Curves:
+    """Train one optimizee per key, [S], for `steps` steps; metrics every `every` steps."""
+    # A few-shot problem's metrics are of one task's query, not of the whole split.
+    measured = problem.metrics is not None and "test" in problem.data and problem.query is None
+
+    @jax.jit
+    def run(phi, keys, data):
+        def one(key):
+            inner = fresh(problem, optimizer, phi, key, data["train"])
+            test = lambda inner: problem.metrics(inner.theta, data["test"]) if measured else {}  # noqa: E731
+            losses, metrics = [inner.value[None]], [jax.tree.map(lambda x: x[None], test(inner))]
+
+            def segment(inner, _, length):
+                inner, values = unroll(problem, optimizer, phi, inner, data["train"], length)
+                return inner, (values, test(inner))
+
+            whole, rest = divmod(steps, every)
+            if whole:
+                inner, (values, found) = jax.lax.scan(functools.partial(segment, length=every), inner, length=whole)
+                losses.append(values.reshape(-1))
+                metrics.append(found)
+            if rest:
+                inner, (values, found) = segment(inner, None, rest)
+                losses.append(values)
+                metrics.append(jax.tree.map(lambda x: x[None], found))
+            return jnp.concatenate(losses), jax.tree.map(lambda *xs: jnp.concatenate(xs), *metrics)
+
+        return jax.vmap(one)(keys)
+
+    losses, metrics = jax.tree.map(np.asarray, run(phi, keys, dict(problem.data)))
+    at = [*range(0, steps + 1, every), *([steps] if steps % every else [])]
+    return Curves(losses.astype(np.float64), np.array(at), metrics)
+
+
+def tune(problem: Problem, name: str, keys: Key, steps: int, poll: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """The learning rates of a hand-made optimizer with the least mean over `keys` of each metric: {"final", "sum"}.
+
+    Three rates a decade from 1e-4 to 10; a best value at the grid's edge extends the grid on that side.
+    """
+    optimizer = hand(name, horizon=steps)
+
+    @jax.jit
+    def run(phis, keys, data):
+        def one(phi, key):
+            inner = fresh(problem, optimizer, phi, key, data)
+            return jnp.concatenate([inner.value[None], unroll(problem, optimizer, phi, inner, data, steps)[1]])
+
+        return jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(phis, keys)
+
+    found: dict[int, dict[str, float]] = {}
+
+    def extend(exponents: Iterable[int]) -> None:
+        poll()
+        exponents = list(exponents)
+        phis = {"log_learning_rate": jnp.asarray([e * math.log(10) / PER_DECADE for e in exponents], jnp.float32)}
+        losses = np.asarray(run(phis, keys, problem.data["train"]), np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for exponent, of_rate in zip(exponents, losses, strict=True):
+                means = {"final": statistics.final(of_rate, problem.minibatch).mean(), "sum": statistics.total(of_rate).mean()}
+                finite = np.isfinite(of_rate).all()
+                found[exponent] = {metric: float(mean) if finite else math.inf for metric, mean in means.items()}
+
+    for start in range(*FIRST, STRIDE):
+        extend(range(start, start + STRIDE))
+    while True:
+        best = {metric: min(found, key=lambda e: (found[e][metric], e)) for metric in ("final", "sum")}
+        low, high = min(found), max(found)
+        if low in best.values() and low > -FURTHEST:
+            extend(range(low - STRIDE, low))
+        elif high in best.values() and high < FURTHEST:
+            extend(range(high + 1, high + 1 + STRIDE))
+        else:
+            return {metric: 10.0 ** (exponent / PER_DECADE) for metric, exponent in best.items()}
+
+
+def program(problem: Problem) -> str:
+    """f as a text: an optimizee's start, batches, loss and gradient as they are compiled. Who edits a problem changes it."""
+    optimizer = hand("sgd")
+
+    def one(phi, key, data):
+        return unroll(problem, optimizer, phi, fresh(problem, optimizer, phi, key, data), data, 1)[1]
+
+    return jax.jit(one).lower(optimizer.init(None, None), jax.random.key(0), problem.data["train"]).as_text()
+
+
+def compare(
+    problem: Problem,
+    name: str,
+    learned: tuple[str, LearnedOptimizer, Phi] | None,
+    baselines: list[str],
+    root: Key,
+    *,
+    steps: int,
+    seeds: int,
+    tuning_seeds: int,
+    metrics_every: int,
+    kept: Mapping[str, Phi] = {},
+    tell: Callable[[str], None] = lambda line: None,
+    poll: Callable[[], None] = lambda: None,
+    remember: Callable[[str, Callable[[], dict[str, float]]], dict[str, float]] = lambda baseline, find: find(),
+) -> Comparison:
+    """Compare a learned optimizer with tuned baselines; the summary is DESIGN.md's object without its "variants".
+
+    Args:
+      problem: f.
+      name: what the summary calls it.
+      learned: the name, family and phi of the learned optimizer; None compares the baselines alone.
+      baselines: names that `hand` knows.
+      root: the run's key; tuning and evaluation draw from namespaces of their own.
+      steps: T.
+      seeds: S.
+      tuning_seeds: seeds for the learning rates.
+      metrics_every: steps between evaluations on the test split.
+      kept: other parameters of the learned family, by name: rows of the summary that are not judged.
+      tell: called with what is being done, for a progress line.
+      poll: called between dispatches; it may raise, to stop.
+      remember: (baseline, tuning it) -> its learning rates, as `tune` returns them: those of an equal tuning before, or
+        of this one.
+    """
+    tuning = jax.random.split(namespace(root, "tuning"), tuning_seeds)
+    keys = jax.random.split(namespace(root, "evaluation"), seeds)
+    found: dict[str, Curves] = {}
+    entries: dict[str, dict[str, Any]] = {}
+    members: dict[str, tuple[LearnedOptimizer, Phi]] = {}
+
+    def add(label: str, family: LearnedOptimizer, phis: dict[str, Phi], rates: dict[str, float] | None) -> None:
+        poll()
+        found[label] = curves(problem, family, phis["final"], keys, steps, metrics_every)
+        for_sum = found[label]
+        if rates is not None and rates["sum"] != rates["final"]:
+            for_sum = found[f"{label}@sum"] = curves(problem, family, phis["sum"], keys, steps, metrics_every)
+        entry = {f"phi_{metric}": {"learning_rate": rates[metric]} if rates else None for metric in ("final", "sum")}
+        entry |= statistics.describe(found[label].losses, for_sum.losses, problem.minibatch)
+        entry["steps_to_best_baseline"] = None
+        entry["seconds_per_step"] = None
+        members[label] = family, phis["final"]
+        if found[label].metrics:
+            entry["test"] = {}
+            for metric, values in found[label].metrics.items():
+                entry["test"][metric], entry["test"][f"{metric}_ci"] = statistics.mean_interval(values[:, -1])
+        entries[label] = entry
+
+    for baseline in baselines:
+
+        def find(baseline: str = baseline) -> dict[str, float]:
+            tell(f"tuning {baseline}")
+            return tune(problem, baseline, tuning, steps, poll)
+
+        rates = remember(baseline, find)
+        phis = {metric: {"log_learning_rate": jnp.float32(math.log(rate))} for metric, rate in rates.items()}
+        add(baseline, hand(baseline, horizon=steps), phis, rates)
+    if learned is not None:
+        label, family, phi = learned
+        tell(f"evaluating {label}")
+        add(label, family, {"final": phi, "sum": phi}, None)
+        for other, parameters in kept.items():
+            add(other, family, {"final": parameters, "sum": parameters}, None)
+    for label, seconds in seconds_per_step(problem, members, keys[0], steps, poll).items():
+        entries[label]["seconds_per_step"] = seconds
+    summary = {"problem": name, "learned": learned and learned[0], "steps": steps, "seeds": seeds, "optimizers": entries}
+    return Comparison(summary | _verdict(problem, learned and learned[0], baselines, entries, found), found)
+
+
+def _verdict(problem, label, baselines, entries, found) -> dict[str, Any]:
+    best: dict[str, str | None] = {}
+    for metric in ("final", "sum"):
+        standing = [b for b in baselines if entries[b][metric] is not None]
+        best[metric] = min(standing, key=lambda b: entries[b][metric]) if standing else None
+    verdict: dict[str, Any] = {"best_baseline": best}
+    for metric, measure in (("final", lambda x: statistics.final(x, problem.minibatch)), ("sum", statistics.total)):
+        ratio = interval = None
+        if label is not None and best[metric] is not None and entries[label][metric] is not None:
+            theirs = found.get(f"{best[metric]}@sum", found[best[metric]]) if metric == "sum" else found[best[metric]]
+            ratio, interval = statistics.ratio_interval(measure(found[label].losses), measure(theirs.losses))
+        verdict |= {f"ratio_{metric}": ratio, f"ratio_{metric}_ci": interval}
+    if label is not None and best["final"] is not None:
+        reached = statistics.first_at_or_below(found[label].losses, entries[best["final"]]["final"])
+        entries[label]["steps_to_best_baseline"] = reached
+        rivals = {name: curves for name, curves in found.items() if name.removesuffix("@sum") in baselines or name == label}
+        verdict["pays"] = _pays(problem, label, entries, rivals)
+    return verdict
+
+
+def _pays(problem, label, entries, found) -> dict[str, Any]:
+    """Where on the clock the learned one is below every baseline at both of its rates, for good."""
+    pace = {name: entries[name.removesuffix("@sum")]["seconds_per_step"] for name in found}
+    theirs = [(found[name].losses, pace[name]) for name in found if name != label]
+    step = statistics.pays_from((found[label].losses, pace[label]), theirs, problem.minibatch)
+    return {"step": step, "seconds": None if step is None else step * pace[label]}

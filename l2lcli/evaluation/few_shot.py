@@ -1,0 +1,220 @@
+"""Evaluation on few-shot problems: the metric on the query by number of inner updates, for every family on the same episodes.
+
+Choices (learning rates, the number of updates to report) are made on episodes of the validation split; what is reported comes
+from those of the test split (Ravi and Larochelle 2017, Section 5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2lcli.base import Inner, Key, LearnedOptimizer, Phi, Problem, Theta
+from l2lcli.evaluation import statistics
+from l2lcli.evaluation.compare import Comparison, Curves
+from l2lcli.evaluation.timing import seconds_per_step
+from l2lcli.inner.unroll import fresh, namespace, query, unroll
+from l2lcli.optimizers.hand import hand
+
+PER_DECADE = 2  # learning rates tried
+FIRST = (-6, 2)  # the first grid, 1e-3 … 10, as exponents of 10^(1/PER_DECADE)
+FURTHEST = 12  # a grid whose edge is best is extended, no further than 1e±6
+SIDE_BY_SIDE = 8  # episodes
+DISPATCH = 40  # episodes
+JOINT_RATE = 1e-3  # of Adam, for the network trained on all tasks together
+JOINT_DISPATCH = 20  # its steps
+HIGHER = {"accuracy"}  # metrics of which more is better
+
+Judge = Callable[[Phi, Key, str], tuple[np.ndarray, dict[str, np.ndarray]]]
+
+
+def judge(problem: Problem, optimizer: LearnedOptimizer, updates: int, poll: Callable[[], None]) -> Judge:
+    """(phi, [S] keys, split) -> the loss on the query and the metrics after 0 … `updates` updates, [S, updates + 1] each."""
+
+    @jax.jit
+    def run(phi, keys, data):
+        def look(inner: Inner):
+            batch = query(problem, inner, data)
+            return problem.loss(inner.theta, batch), problem.metrics(inner.theta, batch)
+
+        def one(key):
+            inner = fresh(problem, optimizer, phi, key, data)
+            found = unroll(problem, optimizer, phi, inner, data, updates, score=look)[1]
+            return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), look(inner), found)
+
+        return jax.lax.map(one, keys, batch_size=SIDE_BY_SIDE)
+
+    def judged(phi, keys, split):
+        return _dispatched(lambda keys: run(phi, keys, problem.data[split]), keys, poll)
+
+    return judged
+
+
+def _dispatched(run: Callable[[Key], Any], keys: Key, poll: Callable[[], None]) -> Any:
+    """`run` over [S] keys, some at a time; the last ones are filled up, so that one program serves all."""
+    size, count, found = min(DISPATCH, len(keys)), len(keys), []
+    for start in range(0, count, size):
+        poll()
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        found.append(jax.tree.map(np.asarray, run(keys[rows])))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count].astype(np.float64), *found)
+
+
+def joint_theta(problem: Problem, key: Key, steps: int, poll: Callable[[], None]) -> Theta:
+    """The network of `problem.joint` after `steps` steps of Adam, rounded up to a dispatch. The key is consumed."""
+    together, adam = problem.joint.problem, hand("adam")
+    phi, data = {"log_learning_rate": jnp.float32(math.log(JOINT_RATE))}, together.data["train"]
+    inner = jax.jit(lambda key, data: fresh(together, adam, phi, key, data))(key, data)
+    run = jax.jit(lambda inner, data: unroll(together, adam, phi, inner, data, JOINT_DISPATCH)[0])
+    for _ in range(-(-steps // JOINT_DISPATCH)):
+        poll()
+        inner = jax.block_until_ready(run(inner, data))
+    return inner.theta
+
+
+def finetune(problem: Problem) -> LearnedOptimizer:
+    """Gradient descent from the jointly trained network; phi: {"log_learning_rate": (), "joint": its theta}."""
+    return hand("sgd")._replace(start=lambda phi, theta: problem.joint.start(phi["joint"], theta), replayable=False)
+
+
+def nearest(problem: Problem, split: str, poll: Callable[[], None]) -> Callable[[Theta | None, Key], dict[str, np.ndarray]]:
+    """(jointly trained theta, or None for the inputs as they are, [S] keys) -> metrics [S, 1] of the nearest neighbour.
+
+    Each query is answered as the support that is nearest to it by Euclidean distance.
+    """
+
+    @jax.jit
+    def run(theta, keys, data):
+        def one(key):
+            # The same task as `fresh` gives the optimizers.
+            inner = fresh(problem, hand("sgd"), {"log_learning_rate": jnp.float32(0)}, key, data)
+            support, asked = problem.batch(inner.key, inner.task, data), query(problem, inner, data)
+            near, far = (problem.joint.features(theta, batch) for batch in (support, asked))
+            distance = jnp.square(far[:, None] - near[None]).sum(-1)
+            return jax.tree.map(lambda x: x[None], problem.joint.copied(support, asked, jnp.argmin(distance, 1)))
+
+        return jax.lax.map(one, keys, batch_size=SIDE_BY_SIDE)
+
+    return lambda theta, keys: _dispatched(lambda keys: run(theta, keys, problem.data[split]), keys, poll)
+
+
+def metric_of(problem: Problem) -> str:
+    """The name of what the problem is judged by."""
+
+    def measured(key, data):
+        theta, task = problem.init(key, data)
+        return problem.metrics(theta, problem.query(key, task, data))
+
+    return next(iter(jax.eval_shape(measured, jax.random.key(0), problem.data["test"])))
+
+
+def best(metric: str, means: np.ndarray) -> int:
+    """Where means of a metric are best, the first of equals; one that is not finite is worst."""
+    return int(np.argmin(np.where(np.isfinite(means), -means if metric in HIGHER else means, np.inf)))
+
+
+def tune(metric: str, measure: Callable[[float], np.ndarray]) -> tuple[float, int]:
+    """The learning rate and the number of updates that are best together.
+
+    Args:
+      metric: its name.
+      measure: learning rate -> the metric's means over validation episodes by number of updates.
+    """
+    found: dict[int, np.ndarray] = {}
+    wanted = set(range(FIRST[0], FIRST[1] + 1))
+    while wanted:
+        found |= {exponent: measure(10.0 ** (exponent / PER_DECADE)) for exponent in sorted(wanted)}
+        exponents = sorted(found)
+        tops = np.array([found[e][best(metric, found[e])] for e in exponents])
+        chosen = exponents[best(metric, tops)]
+        wanted = {e for e in (chosen - 1, chosen + 1) if e not in found and abs(e) <= FURTHEST}
+    return 10.0 ** (chosen / PER_DECADE), best(metric, found[chosen])
+
+
+def compare(
+    problem: Problem,
+    name: str,
+    learned: tuple[str, LearnedOptimizer, Phi] | None,
+    baselines: list[str],
+    root: Key,
+    *,
+    updates: int,
+    episodes: int,
+    tuning_seeds: int,
+    joint_steps: int,
+    tell: Callable[[str], None] = lambda line: None,
+    poll: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Judge a learned optimizer and baselines; the summary has "few_shot", and losses on the query in "optimizers".
+
+    Args:
+      problem: f, with `query`, `metrics`, `joint` and the splits "train", "validation" and "test".
+      name: what the summary calls it.
+      learned: the name, family and phi of the learned optimizer; None judges the baselines alone.
+      baselines: "finetune", "nearest_neighbour", and names that `hand` knows, which begin at the problem's own theta_0.
+      root: the run's key.
+      updates: inner updates.
+      episodes: of the test split.
+      tuning_seeds: episodes of the validation split.
+      joint_steps: of training the network that finetune and nearest_neighbour need.
+      tell: called with what is being done.
+      poll: called between dispatches; it may raise, to stop.
+    """
+    tuning = jax.random.split(namespace(root, "tuning"), tuning_seeds)
+    keys = jax.random.split(namespace(root, "evaluation"), episodes)
+    found: dict[str, Curves] = {}
+    entries: dict[str, dict[str, Any]] = {}
+    members: dict[str, tuple[LearnedOptimizer, Phi]] = {}
+    table: dict[str, dict[str, Any]] = {}
+    steps, metric = np.arange(updates + 1), metric_of(problem)
+    trained: list[Theta] = []
+
+    def together() -> Theta:
+        if not trained:
+            tell("training one network on all training tasks")
+            trained.append(joint_theta(problem, namespace(root, "joint"), joint_steps, poll))
+        return trained[0]
+
+    def enter(label: str, at: np.ndarray, losses: np.ndarray, metrics: dict[str, np.ndarray], chosen: int, **more: Any) -> None:
+        found[label] = Curves(losses, at, metrics)
+        values = metrics[metric]
+        half = 1.96 * values.std(0, ddof=1) / math.sqrt(len(values))
+        table[label] = {"metric": metric, "updates": at.tolist(), "mean": values.mean(0).tolist(), "ci": half.tolist()}
+        table[label] |= {"episodes": episodes, "chosen": chosen, **more}
+
+    def add(label: str, family: LearnedOptimizer, phi: Callable[[float | None], Phi], tuned: bool) -> None:
+        tell(f"{'tuning' if tuned else 'judging'} {label}")
+        judged = judge(problem, family, updates, poll)
+        measure = lambda rate: judged(phi(rate), tuning, "validation")[1][metric].mean(0)  # noqa: E731
+        rate, chosen = tune(metric, measure) if tuned else (None, best(metric, measure(None)))
+        losses, metrics = judged(phi(rate), keys, "test")
+        enter(label, steps, losses, metrics, chosen, learning_rate=rate)
+        entry = {f"phi_{which}": {"learning_rate": rate} if tuned else None for which in ("final", "sum")}
+        entry |= statistics.describe(losses, losses, minibatch=False)
+        entries[label] = entry | {"steps_to_best_baseline": None, "seconds_per_step": None}
+        members[label] = family, phi(rate)
+
+    for baseline in baselines:
+        if baseline == "nearest_neighbour":
+            answer = nearest(problem, "test", poll)
+            for label, theta in ((baseline, None), (f"{baseline}_features", together())):
+                tell(f"judging {label}")
+                enter(label, np.zeros(1, int), np.zeros((episodes, 0)), answer(theta, keys), 0)
+            continue
+        start = {"joint": together()} if baseline == "finetune" else {}
+        family = finetune(problem) if start else hand(baseline, horizon=updates)
+        add(baseline, family, lambda rate, s=start: {"log_learning_rate": jnp.float32(math.log(rate)), **s}, tuned=True)
+    if learned is not None:
+        label, family, phi = learned
+        add(label, family, lambda rate: phi, tuned=False)
+    for label, seconds in seconds_per_step(problem, members, keys[0], updates, poll).items():
+        entries[label]["seconds_per_step"] = seconds
+    summary = {"problem": name, "learned": learned and learned[0], "steps": updates, "seeds": episodes, "optimizers": entries}
+    summary |= {"best_baseline": {"final": None, "sum": None}}
+    summary |= dict.fromkeys(("ratio_final", "ratio_final_ci", "ratio_sum", "ratio_sum_ci"))
+    return Comparison(summary | {"few_shot": table}, found)

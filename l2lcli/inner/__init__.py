@@ -1,0 +1,1 @@
+"""The inner loop: an optimizee in training."""

@@ -1,0 +1,66 @@
+"""The outer loss of a problem with a query, at those steps alone whose weight is not zero: a query may cost many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from l2lcli.base import Batch, Data, Inner, Problem, Spec, Theta
+from l2lcli.inner.unroll import query
+
+
+def weights(spec: Spec) -> tuple[float, ...]:
+    """w_1 … w_T of a config's `train` section."""
+    if spec.weights == "all":
+        return (1.0,) * spec.horizon
+    return (0.0,) * (spec.horizon - 1) + (1.0,) if spec.weights == "last" else tuple(spec.weights)
+
+
+def outer(
+    problem: Problem, weights: tuple[float, ...], data: Data, judge: Callable[[Theta, Batch], Any]
+) -> Callable[[Inner], Any]:
+    """`unroll`'s `score`: f, and what `judge` says of theta on the query; zeros at a step whose weight is zero.
+
+    Args:
+      problem: one with `query`.
+      weights: w_1 … w_T.
+      data: one split.
+      judge: (theta, query) -> arrays.
+    """
+
+    def score(inner):
+        judged = lambda: judge(inner.theta, query(problem, inner, data))  # noqa: E731
+        if all(weights):
+            return inner.value, judged()
+        counts = jnp.asarray([w != 0 for w in weights])[inner.t - 1]
+        # Zeros that vary over devices as f does: under `shard_map` both branches have to.
+        zero = jnp.where(True, jnp.zeros_like(inner.value), inner.value)
+        nothing = lambda: jax.tree.map(lambda x: jnp.full(x.shape, zero, x.dtype), jax.eval_shape(judged))  # noqa: E731
+        return inner.value, jax.lax.cond(counts, judged, nothing)
+
+    return score
+
+
+def averaged(problem: Problem, batches: int) -> Problem:
+    """The problem whose outer loss is the mean of f over so many fresh minibatches; itself for one.
+
+    The optimizer is fed one minibatch's gradient as before, so the expectation of the outer loss is unchanged. But late in
+    training a minibatch's gradient is mostly noise, and that of the outer loss is what a meta-gradient is made of.
+
+    Raises ValueError if f has no minibatches, or a query already.
+    """
+    if batches == 1:
+        return problem
+    if not problem.minibatch or problem.query is not None:
+        raise ValueError("this problem has no minibatches to average its loss over: leave out estimator.batches")
+
+    def drawn(key, task, data):
+        return jax.vmap(lambda key: problem.batch(key, task, data))(jax.random.split(key, batches))
+
+    def loss(theta, many):
+        return jax.vmap(problem.loss, (None, 0))(theta, many).mean()
+
+    return problem._replace(query=drawn, loss=loss)

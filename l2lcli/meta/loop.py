@@ -1,0 +1,229 @@
+"""The outer loop: a meta-gradient estimator and an Optax meta-optimizer make phi better. Pure steps; writes nothing.
+
+Randomness is a function of the seed and of the episode's number, and one compiled program runs any number of meta-steps
+(its trip count is an argument), so how the steps are cut into dispatches leaves no trace in the bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Phi, Problem, Spec
+from l2lcli.inner.query import outer, weights
+from l2lcli.inner.unroll import fresh, namespace, unroll
+from l2lcli.meta.optimizer import factors, learning_rate, transformation
+
+CAPACITY = 1024  # meta-steps per dispatch at most: the rows of one dispatch are returned in a buffer of this size
+SECONDS_PER_DISPATCH = 1.0  # aimed at: signals are polled and the progress shown between dispatches
+
+
+class Outer(NamedTuple):
+    """Meta-training's state on the device."""
+
+    phi: Phi
+    good: Phi  # the last phi whose meta-gradient was finite
+    opt: Any  # the meta-optimizer's state
+    inner: Any  # the estimator's state, M optimizees in lock-step
+    step: jax.Array  # () int32 meta-steps done, skipped ones included
+    failures: jax.Array  # () int32 meta-steps skipped in a row, for a meta-gradient that was not finite
+
+
+class Record(NamedTuple):
+    """Meta-training's state on the host."""
+
+    best: Phi  # of the best validation so far; the start before the first one
+    best_loss: float  # inf before the first validation
+    stale: int  # validations since the best one
+    pending: list[list[float]]  # [loss, gradient norm, skipped] of the unfinished episode's meta-steps
+
+
+class Chunk(NamedTuple):
+    """What one dispatch brought. `outer` is donated to the next one: copy what is kept."""
+
+    outer: Outer
+    record: Record
+    rows: list[dict[str, Any]]
+    step: int
+    finished: str | None  # None: goes on; "done", "stopped early" or "diverged"
+
+
+class MetaTraining(NamedTuple):
+    """The compiled functions of one meta-training.
+
+    Attributes:
+      init: (root key, phi, data) -> Outer.
+      place: Outer -> the same, on the devices as `advance` leaves it: else its second call would be compiled anew.
+      advance: (root key, Outer, data, count) -> (Outer, [CAPACITY, 3] of loss, gradient norm, skipped; the first
+        `count` rows are filled, fewer if a run of skipped steps ended it).
+      validate: (root key, phi, data) -> () mean over the validation seeds of Σ_{t=0}^{T-1} f(theta_t); where the config
+        weighs steps, or the problem has a query, of the weighted sum that meta-training minimises.
+      per_episode: meta-steps per episode, T / W.
+      limit: skipped meta-steps in a row that count as divergence.
+    """
+
+    init: Callable[[Key, Phi, Data], Outer]
+    place: Callable[[Outer], Outer]
+    advance: Callable[[Key, Outer, Data, int], tuple[Outer, jax.Array]]
+    validate: Callable[[Key, Phi, Data], jax.Array]
+    per_episode: int
+    limit: int
+
+
+def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Estimator, spec: Spec) -> MetaTraining:
+    """Build the outer loop of a config's `train` section, `spec`."""
+    per_episode = spec.horizon // spec.estimator.window
+    limit = max(20, 3 * per_episode)
+    schedule = learning_rate(spec.meta_optimizer, spec.episodes * per_episode)
+    meta_optimizer = transformation(spec.meta_optimizer, schedule)
+
+    def episode(root, phi, data, step):
+        return estimator.init(jax.random.fold_in(namespace(root, "train"), step // per_episode), phi, data)
+
+    def init(root, phi, data):
+        # Stand-in optimizees of the right shapes: the first meta-step begins an episode and draws its own.
+        shapes = jax.eval_shape(episode, root, phi, data, 0)
+        blank = lambda s: jax.random.split(root, s.shape) if _is_key(s) else jnp.zeros(s.shape, s.dtype)  # noqa: E731
+        inner = jax.tree.map(blank, shapes)
+        return Outer(
+            phi,
+            jax.tree.map(jnp.copy, phi),
+            meta_optimizer(0).init(phi),
+            inner,
+            jnp.zeros((), jnp.int32),
+            jnp.zeros((), jnp.int32),
+        )
+
+    def place(outer):
+        if estimator.shardings is None:
+            return outer
+        inner = estimator.shardings(outer.inner)
+        return jax.device_put(outer, Outer(*[inner.t] * len(outer))._replace(inner=inner))
+
+    def meta_step(root, outer, data):
+        inner = jax.lax.cond(
+            outer.step % per_episode == 0,
+            lambda: episode(root, outer.phi, data, outer.step),
+            lambda: outer.inner,
+        )
+        key = jax.random.fold_in(namespace(root, "estimator"), outer.step)
+        estimate, inner = estimator.estimate(key, outer.phi, data, inner)
+        # Before clipping: optax.clip_by_global_norm turns an infinite gradient into NaN.
+        finite = _finite((estimate.grad, estimate.loss))
+        good = jax.tree.map(lambda new, old: jnp.where(finite, new, old), outer.phi, outer.good)
+        update, opt = meta_optimizer(outer.step).update(estimate.grad, outer.opt, outer.phi, value=estimate.loss)
+        update = jax.tree.map(jnp.multiply, update, factors(spec.meta_optimizer.factors, outer.phi))
+        moved = optax.apply_updates(outer.phi, update), opt
+        finite &= _finite(moved[0])
+        phi, opt = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, (outer.phi, outer.opt))
+        row = jnp.stack([estimate.loss, optax.tree.norm(estimate.grad), (~finite).astype(estimate.loss.dtype)])
+        return Outer(phi, good, opt, inner, outer.step + 1, jnp.where(finite, 0, outer.failures + 1)), row
+
+    def advance(root, outer, data, count):
+        def body(carry):
+            i, outer, rows = carry
+            outer, row = meta_step(root, outer, data)
+            return i + 1, outer, rows.at[i].set(row)
+
+        def goes_on(carry):
+            return (carry[0] < count) & (carry[1].failures < limit)
+
+        return jax.lax.while_loop(goes_on, body, (jnp.zeros((), jnp.int32), outer, jnp.zeros((CAPACITY, 3))))[1:]
+
+    def validate(root, phi, data):
+        def one(key):
+            inner = fresh(problem, optimizer, phi, key, data)
+            score = None if problem.query is None else outer(problem, weights(spec), data, problem.loss)
+            found = unroll(problem, optimizer, phi, inner, data, spec.horizon, score=score)[1]
+            if score is None and spec.weights == "all":
+                return inner.value + found[:-1].sum()
+            return jnp.vdot(found if score is None else found[1], jnp.asarray(weights(spec)))
+
+        return jax.vmap(one)(jax.random.split(namespace(root, "validation"), spec.validation_seeds)).mean()
+
+    return MetaTraining(jax.jit(init), place, jax.jit(advance, donate_argnums=1), jax.jit(validate), per_episode, limit)
+
+
+def run(
+    meta: MetaTraining, spec: Spec, root: Key, outer: Outer, record: Record, data: Data, validation: Data, trained: bool = False
+) -> Iterator[Chunk]:
+    """Meta-train from where `outer` and `record` stand to the end, one Chunk a dispatch.
+
+    If the phi to begin with is `trained`, it is validated first, in a Chunk of its own, and kept if none is better.
+
+    Rows hold no clock times, so that a resumed run's are bit-equal to an uninterrupted one's: {"step", "episode", "loss",
+    "grad_norm", "skipped", "learning_rate"} per episode, loss being the mean over tasks of Σ_{t=1}^T w_t f(theta_t);
+    {"step", "episode", "validation_loss", "best"} per validation, loss being `validate`'s.
+    """
+    schedule = learning_rate(spec.meta_optimizer, spec.episodes * meta.per_episode)
+    step, total = int(outer.step), spec.episodes * meta.per_episode
+    between = spec.validate_every * meta.per_episode
+    kept = [episode * meta.per_episode for episode in spec.keep]  # a dispatch ends there: its phi is to be had
+    if trained and step == 0 and record.stale == 0 and math.isinf(record.best_loss):
+        record, row = _validated(meta, spec, root, outer, record, validation, step)
+        yield Chunk(outer, record, [row], step, None)
+    count = 1
+    while True:
+        began = time.monotonic()
+        count = min(count, CAPACITY, total - step, between - step % between, *(at - step for at in kept if at > step))
+        outer, buffer = meta.advance(root, outer, data, jnp.int32(count))
+        done = int(outer.step) - step
+        rows, pending = [], list(record.pending)
+        for values in np.asarray(buffer[:done]).tolist():
+            pending.append(values)
+            step += 1
+            if step % meta.per_episode == 0:
+                rows.append(_episode_row(pending, step, meta.per_episode, float(schedule(step - 1))))
+                pending = []
+        seconds = time.monotonic() - began
+        diverged = int(outer.failures) >= meta.limit
+        record = record._replace(pending=pending)
+        finished = "diverged" if diverged else "done" if step == total else None
+        if not diverged and (step % between == 0 or step == total):
+            record, row = _validated(meta, spec, root, outer, record, validation, step)
+            rows.append(row)
+            if finished is None and spec.patience is not None and record.stale >= spec.patience:
+                finished = "stopped early"
+        yield Chunk(outer, record, rows, step, finished)
+        if finished is not None:
+            return
+        # At most doubled: the first dispatch's time is mostly compilation and says little about the others.
+        count = max(1, min(2 * done, int(done * SECONDS_PER_DISPATCH / max(seconds, 1e-3)) + 1))
+
+
+def _episode_row(pending: list[list[float]], step: int, per_episode: int, rate: float) -> dict[str, Any]:
+    norms = [norm for _, norm, skipped in pending if not skipped]
+    return {
+        "step": step,
+        "episode": step // per_episode,
+        "loss": math.fsum(loss for loss, _, _ in pending) if all(math.isfinite(p[0]) for p in pending) else None,
+        "grad_norm": math.fsum(norms) / len(norms) if norms else None,
+        "skipped": int(sum(skipped for _, _, skipped in pending)),
+        "learning_rate": rate,
+    }
+
+
+def _validated(meta, spec, root, outer, record, data, step) -> tuple[Record, dict[str, Any]]:
+    loss = float(meta.validate(root, outer.phi, data))
+    better = math.isfinite(loss) and loss < record.best_loss
+    if better:
+        record = record._replace(best=jax.tree.map(np.array, outer.phi), best_loss=loss, stale=0)
+    else:
+        record = record._replace(stale=record.stale + 1)
+    row = {"step": step, "episode": step // meta.per_episode}
+    return record, {**row, "validation_loss": loss if math.isfinite(loss) else None, "best": better}
+
+
+def _finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _is_key(leaf: jax.ShapeDtypeStruct) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

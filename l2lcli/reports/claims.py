@@ -1,0 +1,144 @@
+"""The table "claim – published – here – verdict", from a list of claims and the reference results beside it. Loads no JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from l2lcli.base import Spec
+from l2lcli.evaluation import statistics
+from l2lcli.reports import curves, tables
+from l2lcli.runs.files import RunError, read_text
+
+HEADER = ["claim", "published", "measure", "here: loss / loss = ratio [95 %]", "verdict"]
+NOT_MEASURED = "not measured"
+
+
+class Claim(Spec):
+    """One line of the table: a ratio of losses, and on which side of 1 it was published to lie."""
+
+    claim: str
+    """What is claimed, in a few words."""
+    published: str
+    """Published numbers, with their source."""
+    run: str
+    """Folder of the result, beside the list's file."""
+    variant: str | None = None
+    """A variant of that run; null for the problem itself."""
+    optimizer: str | None = None
+    """Whose loss is divided; null for the learned one."""
+    against: str | None = None
+    """Another run on the same seeds, by whose learned optimizer's loss it is divided; null for the best tuned baseline's."""
+    metric: Literal["final", "sum"] = "final"
+    """The loss at the end, or summed over the steps; the latter alone between two runs, or for another optimizer."""
+    expect: Literal["below 1", "above 1"] = "below 1"
+    """The claim, as a side of 1."""
+
+
+def table(path: Path) -> list[list[str]]:
+    """Header and a row a claim of the YAML list at `path`, in its order.
+
+    The verdict is "holds" or "does not hold" where the 95 % interval lies on one side of 1, "undecided" where it does not. That
+    interval is over networks: "(one run)" follows where nothing is known of how much one meta-training differs from another.
+    Where runs of other meta-training seeds lie beside (`<run>/seed-1/`), their ratios follow, `against` another run's of the
+    same seed, and a claim holds only if they all lie on its side.
+
+    Raises RunError where the list, or a result that it names, is damaged.
+    """
+    text = read_text(path)
+    if text is None:
+        raise RunError(f"{path}: no such file")
+    try:
+        claims = TypeAdapter(list[Claim]).validate_python(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise RunError(f"{path}: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise RunError(f"{path}: {'.'.join(map(str, first['loc'])) or 'the list'}: {first['msg']}") from None
+    return [HEADER, *(_row(path.parent, claim) for claim in claims)]
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table for README.md."""
+    head, *body = (f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+class Found(NamedTuple):
+    """A ratio: of which losses, its 95 % interval, and whose the second loss is. None where a seed diverged, or that is 0."""
+
+    ratio: float | None
+    interval: list[float] | None
+    ours: float | None
+    theirs: float | None
+    rival: str
+
+    def __str__(self) -> str:
+        """`.25 / .33 (nag) = .76 [.70, .83]`."""
+        shown = f"{tables.number(self.ours, 3)} / {tables.number(self.theirs, 3)} ({self.rival})"
+        if self.ratio is None:
+            return shown
+        ends = f" [{', '.join(tables.number(end, 3) for end in self.interval)}]" if self.interval else ""
+        return f"{shown} = {tables.number(self.ratio, 3)}{ends}"
+
+    def point(self) -> float:
+        """The ratio; infinite where the first loss diverged or the second is 0, and 0 where only the second diverged."""
+        if self.ratio is not None:
+            return self.ratio
+        return np.inf if self.ours is None or self.theirs == 0 else 0.0
+
+    def ends(self) -> list[float]:
+        """Where the ratio may lie."""
+        return self.interval or [self.point()]
+
+
+def _row(root: Path, claim: Claim) -> list[str]:
+    first = [claim.claim, claim.published, {"final": "final loss", "sum": "summed loss"}[claim.metric]]
+    found = _found(root / claim.run, claim.against and root / claim.against, claim)
+    if found is None:
+        return [*first, "-", NOT_MEASURED]
+    others = [other.point() for other in _other_seeds(root, claim)]
+    shown, sides = str(found), [*found.ends(), *others]
+    if others:
+        shown += f"; other meta-training seeds {', '.join(tables.number(other, 3) for other in others)}"
+    held = [side < 1 for side in sides] if claim.expect == "below 1" else [side > 1 for side in sides]
+    verdict = "**holds**" if all(held) else "undecided" if any(held) else "**does not hold**"
+    return [*first, shown, verdict if others else f"{verdict} (one run)"]
+
+
+def _other_seeds(root: Path, claim: Claim) -> Iterator[Found]:
+    for folder in sorted((root / claim.run).glob("seed-*")):
+        if found := _found(folder, claim.against and root / claim.against / folder.name, claim):
+            yield found
+
+
+def _found(folder: Path, against: Path | None, claim: Claim) -> Found | None:
+    """None where there is no result, here or in `against`."""
+    if (summary := tables.read_summary(folder)) is None:
+        return None
+    part = summary if claim.variant is None else summary["variants"].get(claim.variant)
+    if part is None or not part.get("learned"):
+        return None
+    best, metric = str((part.get("best_baseline") or {}).get(claim.metric)), claim.metric
+    if claim.against is None and claim.optimizer is None:
+        losses = [part["optimizers"].get(name, {}).get(metric) for name in (part["learned"], best)]
+        return Found(part.get(f"ratio_{metric}"), part.get(f"ratio_{metric}_ci"), *losses, best)
+    if metric != "sum":
+        raise RunError(f"{claim.claim}: the final loss is compared with the best baseline's alone")
+    own = curves.of(folder, claim.variant or part["problem"])
+    ours, theirs = own.get(claim.optimizer or part["learned"]), own.get(f"{best}@sum", own.get(best))
+    if against is not None:
+        other = tables.read_summary(against)
+        if other is None:
+            return None
+        theirs = curves.of(against, other["problem"]).get(other["learned"])
+    rival = claim.against or best
+    if ours is None or theirs is None or ours.shape != theirs.shape or not np.array_equal(ours[:, 0], theirs[:, 0]):
+        raise RunError(f"{claim.claim}: {folder.name} and {rival} have no curves on the same seeds and steps")
+    totals = statistics.total(ours), statistics.total(theirs)
+    return Found(*statistics.ratio_interval(*totals), *(float(total.mean()) for total in totals), rival)

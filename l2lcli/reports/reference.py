@@ -1,0 +1,114 @@
+"""Reference results: what of a run is committed to the repository, small, and without a trace of the machine's folders."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from l2lcli import config as configs
+from l2lcli.config import Config
+from l2lcli.reports import curves, page, tables
+from l2lcli.reports.figures import gates, updates
+from l2lcli.runs import trained
+from l2lcli.runs.artefact import read_artefact, write_artefact
+from l2lcli.runs.files import RunError, faults, plain, read_json, read_text, replacing, strict_json
+
+LARGEST = 1_000_000  # bytes of one reference result
+POINTS = 101  # steps kept of the experiment's own curves
+VARIANT_POINTS = 51  # and of each variant's
+OPTIMIZER = trained.NAME
+
+
+def save(folder: Path, root: Path) -> Path:
+    """Keep a run, or an evaluation inside one, as a reference result; the new folder.
+
+    The first run of an experiment becomes `<root>/<name>/`; those of other seeds `<root>/<name>/seed-<seed>/` beside it, and
+    one of the same seed takes the old one's place. In it: config.yaml, env.json without the command line, summary.json,
+    optimizer.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`), and, but for other seeds,
+    inspection.npz and figures/*.png drawn from all these; `data.raw_dir` is null in all of them.
+
+    Raises RunError where the run has not been evaluated, where it would take more than LARGEST bytes, where an evaluation
+    would take the place of a trained optimizer, or where it started from an optimizer that is not kept; ConfigError where its
+    config is none.
+    """
+    folder = Path(folder)
+    summary = tables.read_summary(folder)
+    if summary is None:
+        raise RunError(f"{folder}: has not been evaluated, so there is no result to keep (no summary.json)")
+    config = configs.load(folder / "config.yaml")
+    config = configs.override(config, {"data.raw_dir": None, "train.init_from": _shipped(root, folder, config)})
+    place = _place(root, config)
+    if (place / OPTIMIZER).is_file() and not (folder / OPTIMIZER).is_file():
+        raise RunError(f"{folder}: holds no optimizer, and {place} does: give the evaluation another name (--set name=…)")
+    with tempfile.TemporaryDirectory() as temporary, faults(place):
+        new = Path(temporary) / "reference"
+        _fill(new, folder, config, summary)
+        if place.parent == root:
+            for name in filter(lambda name: (folder / name).is_file(), (updates.FILE, gates.FILE)):
+                shutil.copyfile(folder / name, new / name)
+            page.figures(new)
+        sizes = {path.relative_to(new).as_posix(): path.stat().st_size for path in new.rglob("*") if path.is_file()}
+        if (whole := sum(sizes.values())) > LARGEST:
+            parts = ", ".join(f"{name} {sizes[name]:,}" for name in sorted(sizes, key=lambda name: -sizes[name])[:4])
+            raise RunError(f"{folder}: {whole:,} bytes as a reference result, more than {LARGEST:,}: {parts}, …")
+        for part in ("curves", "figures"):
+            shutil.rmtree(place / part, ignore_errors=True)
+        for old in place.glob(trained.kept("*")):
+            old.unlink()
+        for name in sizes:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(new / name, place / name)
+    return place
+
+
+def _place(root: Path, config: Config) -> Path:
+    held = read_text(root / config.name / "config.yaml")
+    other = held is not None and yaml.safe_load(held).get("seed") != config.seed
+    return root / config.name / f"seed-{config.seed}" if other else root / config.name
+
+
+def _shipped(root: Path, folder: Path, config: Config) -> str | None:
+    """What the run started from by the name under which its reference result is shipped, not by a path of this machine."""
+    start = folder / trained.START
+    if not start.is_file():
+        return config.train.init_from
+    place, phi = _place(root, trained.read(start).config), read_artefact(start)[0]
+    kept = read_artefact(place / OPTIMIZER)[0] if (place / OPTIMIZER).is_file() else {}
+    if kept.keys() != phi.keys() or not all(np.array_equal(kept[name], phi[name]) for name in phi):
+        raise RunError(f"{folder}: the optimizer that it started from is not that of {place}: keep that run's result first")
+    return place.relative_to(root).as_posix()
+
+
+def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> None:
+    (new / "curves").mkdir(parents=True)
+
+    def put(name: str, content: bytes) -> None:
+        with replacing(new / name) as file:
+            file.write(content)
+
+    put("config.yaml", configs.dump(config).encode())
+    put("summary.json", (folder / "summary.json").read_bytes())
+    if env := read_json(folder / "env.json"):
+        put("env.json", strict_json({key: value for key, value in env.items() if key != "argv"}))
+    if rows := tables.read_metrics(folder / "metrics.jsonl"):
+        put("metrics.jsonl.xz", lzma.compress(b"".join(map(_row, rows)), preset=9))
+    for name in (OPTIMIZER, *map(trained.kept, config.train.keep)):
+        if (folder / name).is_file():
+            phi, meta = read_artefact(folder / name)
+            write_artefact(new / name, phi, {**meta, "config": config.model_dump(mode="json")})
+    for name in tables.parts(summary):
+        if found := curves.of(folder, name):
+            points = POINTS if name == summary["problem"] else VARIANT_POINTS
+            put(f"curves/{name}.csv.xz", curves.packed(found, points))
+
+
+def _row(row: dict[str, Any]) -> bytes:
+    rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in plain(row).items()}
+    return f"{json.dumps(rounded, ensure_ascii=False)}\n".encode()

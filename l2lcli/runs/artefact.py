@@ -1,0 +1,71 @@
+"""The artefact: a trained phi as one file, and what it says of itself."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2lcli.runs.files import RunError, faults, one_line, plain, replacing
+
+FORMAT = 1  # raised whenever an older reader would misread the file
+
+
+def write_artefact(path: Path, phi: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """Replaces an artefact: an .npz of phi's leaves under '/'-joined keys, and `__meta__`, JSON text. Its folder must exist.
+
+    Equal content gives equal bytes.
+
+    Raises:
+      ValueError: a dtype that is not bool or a number, a key `__meta__`, or a meta key `format`.
+      RunError: it could not be written.
+    """
+    if "__meta__" in phi or "format" in meta:
+        raise ValueError("phi's key '__meta__' and meta's key 'format' are the file's own")
+    # Sorted at the top alone: the order in which a config has its groups says which one comes first.
+    text = json.dumps(plain({"format": FORMAT, **dict(sorted(meta.items()))}), allow_nan=False)
+    arrays = {key: np.asarray(leaf, order="C") for key, leaf in phi.items()}
+    for key, leaf in arrays.items():
+        check_dtype(key, leaf)
+    with replacing(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
+        for key, leaf in [*sorted(arrays.items()), ("__meta__", np.array(text))]:
+            # ZipInfo's own date is 1980: no clock in the bytes
+            with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, leaf, allow_pickle=False)
+
+
+def read_artefact(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """phi's leaves under their '/'-joined keys, and meta, of an artefact. Nothing in the file is executed.
+
+    Raises:
+      RunError: no such file, damaged or no .npz at all, without `__meta__`, or of a newer format.
+    """
+    path = Path(path)
+    arrays = {}
+    with faults(path):
+        data = path.read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for member in archive.namelist():
+                leaf = io.BytesIO(archive.read(member))  # whole, so that its CRC is looked at
+                arrays[member.removesuffix(".npy")] = np.lib.format.read_array(leaf, allow_pickle=False)
+        meta = json.loads(str(arrays.pop("__meta__"))) if "__meta__" in arrays else None
+    except Exception as error:  # a flipped byte surfaces as nearly any exception of zipfile, zlib, struct or NumPy
+        raise RunError(f"{path}: damaged, or not an .npz file: {one_line(error)}") from None
+    if not isinstance(meta, dict) or not isinstance(meta.get("format"), int):
+        raise RunError(f"{path}: not a file of l2l: it has no __meta__ with a format number")
+    if meta["format"] > FORMAT:
+        raise RunError(f"{path}: format {meta['format']} is newer than this l2l knows ({FORMAT}); update l2l")
+    del meta["format"]
+    return arrays, meta
+
+
+def check_dtype(key: str, leaf: np.ndarray) -> None:
+    """Raises ValueError unless the array's dtype is bool or a number that NumPy itself knows."""
+    if leaf.dtype.kind not in "biufc":
+        raise ValueError(f"{key}: cannot store dtype {leaf.dtype}")

@@ -1,0 +1,107 @@
+"""Files that are whole or not there at all, and their faults in one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+
+class RunError(Exception):
+    """A fault of a run directory or an artefact that the user can act on, in one line."""
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON can hold it: NaN and infinities are None, NumPy scalars and arrays numbers and lists."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def strict_json(value: Any) -> bytes:
+    """`value` as a JSON file's bytes: UTF-8, indented, NaN and infinities null."""
+    return (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file to write that takes `path`'s place at the end, or vanishes where the writing fails. Its folder must exist."""
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    with faults(path):
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException as error:
+            with suppress(OSError):
+                temporary.unlink()
+            if isinstance(error, OSError) and error.filename == str(temporary):
+                error.filename = str(path)  # the name that means something to the user
+            raise
+
+
+def replace_csv(path: Path, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Replaces a CSV file; floats are written in the shortest form that reads back to the same bits. Raises RunError."""
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        # csv takes the repr of a np.float64, which is "np.float64(0.1)"; str is the shortest form of every NumPy float.
+        writer.writerows([str(cell) if isinstance(cell, np.generic) else cell for cell in row] for row in rows)
+        text.flush()
+        text.detach()
+
+
+@contextmanager
+def faults(path: Path) -> Iterator[None]:
+    """Turns what the system refuses into a RunError that names the file and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{error.filename or path}: {error.strerror or error}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none. TensorStore's are long and end with the reason."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 200 else f"{line[:80]} … {line[-110:]}"
+
+
+def read_text(path: Path) -> str | None:
+    """A text file, None where there is no file. Raises RunError where it is not UTF-8."""
+    with faults(path):
+        data = path.read_bytes() if path.is_file() else None
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError:
+        raise RunError(f"{path}: damaged: not UTF-8") from None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is no file. Raises RunError where it is damaged."""
+    if (text := read_text(path)) is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: damaged: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: damaged: expected a JSON object")
+    return value

@@ -1,0 +1,59 @@
+"""A few-shot experiment from end to end by the command line: run directory, summary, gates, variants, evaluation, report."""
+
+import csv
+import json
+
+from tests.command_line import l2l
+
+CONFIG = """
+name: waves
+problem: {kind: sinusoid, shots: 4, queries: 4, hidden: [4]}
+optimizer: {kind: lstm_gd_v1, learn_start: false}
+train:
+  episodes: 4
+  tasks: 2
+  horizon: 3
+  weights: last
+  estimator: {kind: auto, window: 3}
+  validate_every: 2
+  validation_seeds: 2
+eval:
+  updates: 2
+  episodes: 6
+  tuning_seeds: 3
+  joint_steps: 20
+  baselines: [finetune, nearest_neighbour]
+  variants: {wide: {problem.hidden: [6]}}
+"""
+FAMILIES = {"finetune", "nearest_neighbour", "nearest_neighbour_features", "lstm_gd_v1"}
+
+
+def test_from_training_to_a_comparison_of_runs(tmp_path):
+    (tmp_path / "waves.yaml").write_text(CONFIG)
+    plan, _ = l2l(tmp_path, "train", "waves.yaml", "--dry-run")
+    assert "judged up to 2 updates on 6 episodes beside finetune, nearest_neighbour, chosen on 3 other seeds" in plan
+    out, _ = l2l(tmp_path, "train", "waves.yaml", "--run-dir", "one")
+    assert "waves: 2 updates, 6 test episodes" in out and "> lstm_gd_v1" in out
+    summary = json.loads((tmp_path / "one/summary.json").read_text())
+    for part in (summary, summary["variants"]["wide"]):
+        assert set(part["few_shot"]) == FAMILIES
+        for name, entry in part["few_shot"].items():
+            assert entry["metric"] == "mse" and entry["episodes"] == 6
+            assert entry["updates"] == ([0] if name.startswith("nearest") else [0, 1, 2])
+            assert len(entry["mean"]) == len(entry["ci"]) == len(entry["updates"])
+    assert summary["variants"]["wide"]["test_episodes"] != summary["test_episodes"]
+    with (tmp_path / "one/metrics/waves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    ours = [float(row["value"]) for row in rows if (row["optimizer"], row["step"]) == ("lstm_gd_v1", "2")]
+    assert len(ours) == 6
+    assert abs(sum(ours) / 6 - summary["few_shot"]["lstm_gd_v1"]["mean"][2]) < 1e-6
+    with (tmp_path / "one/gates.csv").open() as file:
+        assert {row["gate"] for row in csv.DictReader(file)} == {"forget", "input"}
+    figures = {path.name for path in (tmp_path / "one/figures").glob("*.png")}
+    assert figures == {"few_shot.png", "few_shot-wide.png", "gates.png", "meta_training.png"}
+    evaluated, _ = l2l(tmp_path, "eval", "one", "--no-variants", "--baseline", "nearest_neighbour", "--json")
+    again = json.loads(evaluated)
+    assert again["test_episodes"] == summary["test_episodes"]
+    assert again["few_shot"]["lstm_gd_v1"] == summary["few_shot"]["lstm_gd_v1"]
+    page, _ = l2l(tmp_path, "report", "one", "one/eval/waves")
+    assert "Few-shot: waves" in (tmp_path / page.strip()).read_text()

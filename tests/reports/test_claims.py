@@ -1,0 +1,120 @@
+"""The table of claims: verdicts from intervals, ratios between runs, and README's own table."""
+
+import json
+from unittest.mock import ANY
+
+import numpy as np
+import pytest
+import yaml
+
+from l2lcli.reports import claims, curves, tables
+from l2lcli.runs.files import RunError
+from tests.support import ROOT
+
+
+def result(folder, ratio=0.5, interval=(0.4, 0.6), variants=(), losses=None):
+    entry = {"final": 1.0, "sum": 9.0, "phi_final": None, "phi_sum": None}
+    part = {
+        **{"problem": folder.name, "learned": "lstm", "steps": 3, "seeds": 4, "optimizers": {"lstm": entry, "adam": entry}},
+        **{"best_baseline": {"final": "adam", "sum": "adam"}, "ratio_final": ratio, "ratio_final_ci": interval},
+        **{"ratio_sum": ratio, "ratio_sum_ci": interval},
+    }
+    (folder / "curves").mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps({**part, "variants": dict.fromkeys(variants, part)}))
+    for name in (folder.name, *variants):
+        (folder / f"curves/{name}.csv.xz").write_bytes(curves.packed(losses or {}, 101))
+
+
+def rows(root, *listed):
+    (root / "claims.yaml").write_text(yaml.safe_dump([{"claim": "it wins", "published": ".7", **claim} for claim in listed]))
+    return claims.table(root / "claims.yaml")[1:]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "interval", "below", "above"),
+    [
+        (0.5, [0.4, 0.6], "**holds** (one run)", "**does not hold** (one run)"),
+        (1.5, [1.1, 2.0], "**does not hold** (one run)", "**holds** (one run)"),
+        (0.9, [0.8, 1.1], "undecided (one run)", "undecided (one run)"),
+    ],
+)
+def test_the_verdict_is_the_intervals_side_of_1(tmp_path, ratio, interval, below, above):
+    result(tmp_path / "digits", ratio, interval)
+    found = rows(tmp_path, {"run": "digits"}, {"run": "digits", "expect": "above 1"})
+    assert [row[-1] for row in found] == [below, above]
+
+
+def test_without_a_ratio_who_was_lost_decides(tmp_path):
+    for name, ours, theirs in (("digits", None, 1.0), ("simple", 1.0, 0.0), ("quadratic", 1.0, None)):
+        result(tmp_path / name, None, None)
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        summary["optimizers"] = {"lstm": {"final": ours}, "adam": {"final": theirs}}
+        (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+    found = rows(tmp_path, *({"run": name} for name in ("digits", "simple", "quadratic")))
+    assert [row[3] for row in found] == ["lost / 1.00 (adam)", "1.00 / 0.00 (adam)", "1.00 / lost (adam)"]
+    assert [row[4][:-10] for row in found] == ["**does not hold**", "**does not hold**", "**holds**"]
+
+
+def test_other_seeds_count_and_what_is_missing_is_said(tmp_path):
+    result(tmp_path / "digits", variants=["relu"])
+    (first,), (variant,) = rows(tmp_path, {"run": "digits"}), rows(tmp_path, {"run": "digits", "variant": "relu"})
+    assert first[-2:] == variant[-2:] == ["1.00 / 1.00 (adam) = 0.500 [0.400, 0.600]", "**holds** (one run)"]
+    result(tmp_path / "digits/seed-1", 1.2, [1.1, 1.3])
+    assert rows(tmp_path, {"run": "digits"})[0][-2:] == [
+        "1.00 / 1.00 (adam) = 0.500 [0.400, 0.600]; other meta-training seeds 1.20",
+        "undecided",
+    ]
+    none = rows(tmp_path, {"run": "nowhere"}, {"run": "digits", "variant": "tanh"})
+    assert [row[-1] for row in none] == [claims.NOT_MEASURED] * 2
+
+
+def test_two_runs_are_compared_seed_by_seed(tmp_path):
+    losses = np.random.default_rng(0).uniform(1, 2, (4, 4)).round(3)
+    losses[:, 0] = 0  # whatever the factor, the same start
+    result(tmp_path / "a", losses={"lstm": losses, "lstm after 10": 3 * losses, "adam": 6 * losses})
+    result(tmp_path / "b", losses={"lstm": 2 * losses})
+    found = rows(
+        tmp_path,
+        {"run": "a", "against": "b", "metric": "sum"},
+        {"run": "a", "optimizer": "lstm after 10", "metric": "sum"},
+        {"run": "a", "optimizer": "lstm after 10", "against": "a", "metric": "sum", "expect": "above 1"},
+    )
+    # The same networks in both: a constant factor has an interval of no width.
+    shown = [row[3].split(" (")[1] for row in found]
+    assert shown == ["b) = 0.500 [0.500, 0.500]", "adam) = 0.500 [0.500, 0.500]", "a) = 3.00 [3.00, 3.00]"]
+    own = losses[:, :-1].sum(1).mean()
+    assert found[0][3].startswith(f"{tables.number(own, 3)} / {tables.number(2 * own, 3)} (b)")
+    assert [row[4] for row in found] == ["**holds** (one run)"] * 3
+    with pytest.raises(RunError, match="the final loss is compared with the best baseline's alone"):
+        rows(tmp_path, {"run": "a", "against": "b"})
+    result(tmp_path / "c", losses={"lstm": losses + 1})
+    for other in ({"against": "c"}, {"optimizer": "lstm after 20", "against": "b"}):
+        with pytest.raises(RunError, match=r"a and [bc] have no curves on the same seeds and steps"):
+            rows(tmp_path, {"run": "a", "metric": "sum", **other})
+
+
+def test_other_seeds_of_two_runs_are_paired(tmp_path):
+    losses = np.random.default_rng(0).uniform(1, 2, (4, 4)).round(3)
+    losses[:, 0] = 0  # whatever the factor, the same start
+    compared = {"run": "a", "against": "b", "metric": "sum"}
+    for name, factor in [("a", 1), ("a/seed-1", 3), ("a/seed-2", 9), ("b", 2), ("b/seed-1", 4)]:
+        result(tmp_path / name, losses={"lstm": factor * losses})
+    # seed-2 has no partner, and is left out.
+    assert rows(tmp_path, compared)[0][3].endswith("(b) = 0.500 [0.500, 0.500]; other meta-training seeds 0.750")
+    result(tmp_path / "b/seed-2", losses={"lstm": 6 * losses})
+    assert rows(tmp_path, compared)[0][3:] == [ANY, "undecided"]
+    assert rows(tmp_path, compared)[0][3].endswith("; other meta-training seeds 0.750, 1.50")
+
+
+def test_a_damaged_list_is_one_line(tmp_path):
+    with pytest.raises(RunError, match="no such file"):
+        claims.table(tmp_path / "none.yaml")
+    for text, said in (("- [", "while parsing"), ("- {claim: a}", "0.published: Field required"), ("1", "the list: ")):
+        (tmp_path / "claims.yaml").write_text(text)
+        with pytest.raises(RunError, match=said) as error:
+            claims.table(tmp_path / "claims.yaml")
+        assert "\n" not in str(error.value)
+
+
+def test_readme_shows_what_the_results_say():
+    assert claims.markdown(claims.table(ROOT / "runs/reference/claims.yaml")) in (ROOT / "README.md").read_text()
