@@ -8,7 +8,7 @@ S evaluation seeds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -42,6 +42,27 @@ class Spec(BaseModel):
         """See `model_parametrized_name`."""
         if (generic := cls.__pydantic_generic_metadata__["origin"]) is not None:
             cls.__doc__ = generic.__doc__
+
+
+class KindSpec(Spec):
+    """Base of what a registry builds from: a problem, an optimizer, an estimator."""
+
+    kind: Any = None
+    """The name under which it is registered: a `Literal` in every subclass. (`str` here could not be narrowed there.)"""
+
+
+class ProblemSpec(KindSpec):
+    """Base of every problem's spec."""
+
+    few_shot: ClassVar[bool] = False
+    """Each task has a query set, by which the trained network is judged: `Problem.query`."""
+
+
+class EstimatorSpec(KindSpec):
+    """Base of every estimator's spec."""
+
+    window: int = 20
+    """Steps per meta-gradient; divides the horizon."""
 
 
 class Problem(NamedTuple):
@@ -97,27 +118,37 @@ class LearnedOptimizer(NamedTuple):
       bind: phi -> an Optax transformation; its update receives value=f(theta_t) as an extra argument.
       start: (phi, theta) -> where the optimizee begins, of an optimizer that learns theta_0; its state before the first step
         does not depend on that.
-      replayable: init and update accept one 1-D array of coordinates; coordinate i's update depends on its own history and
-        on recorded scalars alone; every state leaf has N as its LAST axis, or is a scalar. With `members`, all of them are.
-      window: (phi, state, gradients [W, N]) -> the updates [W, N] that W calls of update would give; with a backward pass of
-        its own, of which phi's part alone is right. Only where update reads gradients alone, and no leaf of phi that is
-        indexed by coordinate. None: replay calls update.
-      per_coordinate: phi -> tree of bool, which leaves of phi are indexed by coordinate, [N] in the order of the raveled
-        theta (a learned start, a rate per coordinate).
+      replay: what the estimator `replay` is told of the family; None if it cannot be replayed.
       second_order: its meta-gradients flow through the gradients that it is fed, whatever the estimator's config says.
       gates: state -> {name: [N]}, what an inspection shows of each coordinate.
-      members: theta -> {name: (family, the intervals (start, stop) of the raveled theta that it trains)}, of a family that
-        is made of others; phi is {name: phi of that family}. The intervals of all are those of theta's leaves.
     """
 
     init: Callable[[Key, Theta], Phi]
     bind: Callable[[Phi], optax.GradientTransformationExtraArgs]
     start: Callable[[Phi, Theta], Theta] | None = None
-    replayable: bool = False
-    window: Callable[[Phi, Any, jax.Array], jax.Array] | None = None
-    per_coordinate: Callable[[Phi], Any] | None = None
+    replay: Replay | None = None
     second_order: bool = False
     gates: Callable[[Any], Mapping[str, jax.Array]] | None = None
+
+
+class Replay(NamedTuple):
+    """A family that can be replayed coordinate by coordinate.
+
+    Its init and update accept one 1-D array of coordinates; coordinate i's update depends on its own history and on recorded
+    scalars alone; every leaf of its state has N as its LAST axis, or is a scalar. With `members`, all of them are so.
+
+    Attributes:
+      window: (phi, state, gradients [W, N]) -> the updates [W, N] that W calls of update would give; with a backward pass of
+        its own, of which phi's part alone is right. Only where update reads gradients alone, and no leaf of phi that is
+        indexed by coordinate. None: update is called.
+      per_coordinate: phi -> tree of bool, which leaves of phi are indexed by coordinate, [N] in the order of the raveled
+        theta (a learned start, a rate per coordinate). None: none.
+      members: theta -> {name: (family, the intervals (start, stop) of the raveled theta that it trains)}, of a family that
+        is made of others; phi is {name: phi of that family}. The intervals of all are those of theta's leaves.
+    """
+
+    window: Callable[[Phi, Any, jax.Array], jax.Array] | None = None
+    per_coordinate: Callable[[Phi], Any] | None = None
     members: Callable[[Theta], Mapping[str, tuple[LearnedOptimizer, Intervals]]] | None = None
 
 

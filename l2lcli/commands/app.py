@@ -239,10 +239,10 @@ def _trained(name: str | None, needed: bool) -> Trained | None:
 def _plan(config: Config) -> str:
     """What a training would do, as YAML comments."""
     spec, comparison = config.train, config.eval
-    meta_steps = spec.episodes * (spec.horizon // spec.estimator.window)
+    meta_steps = spec.meta_steps
     baselines = ", ".join(comparison.baselines) or "nothing"
     compared = f"compared over {comparison.steps} steps on {comparison.seeds} seeds with {baselines}, tuned on"
-    if "queries" in type(config.problem).model_fields:  # few-shot
+    if config.few_shot:
         compared = f"judged up to {comparison.updates} updates on {comparison.episodes} episodes beside {baselines}, chosen on"
     lines = [
         f"{spec.episodes} episodes of {spec.horizon} steps on {spec.tasks} tasks; a meta-step every {spec.estimator.window} "

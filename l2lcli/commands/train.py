@@ -19,9 +19,8 @@ from l2lcli.commands.tensorboard import Events
 from l2lcli.config import Config, ConfigError
 from l2lcli.estimators import _sharding
 from l2lcli.experiment import Experiment, build, evaluate
-from l2lcli.inner.query import weights
 from l2lcli.meta import loop
-from l2lcli.meta.loop import Chunk, MetaTraining, Outer, Record, meta_training
+from l2lcli.meta.loop import Chunk, MetaState, MetaTraining, Record, meta_training
 from l2lcli.meta.optimizer import factors
 from l2lcli.runs import trained
 from l2lcli.runs.artefact import write_artefact
@@ -47,7 +46,7 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
     """
     spec = config.train
     try:
-        with Progress(spec.episodes * (spec.horizon // spec.estimator.window)) as progress:
+        with Progress(spec.meta_steps) as progress:
             devices = backend.start(devices, spec.tasks)
             experiment = build(config)
             for name in config.eval.variants:  # what is wrong with one is said before the hours of training
@@ -81,7 +80,7 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
 
     def estimator(tasks: int, devices: int):
         try:
-            return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, weights(spec), devices)
+            return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, spec.step_weights, devices)
         except ValueError as error:  # it is not one for this problem and optimizer
             raise ConfigError([f"train.estimator: {error}"]) from error
 
@@ -90,13 +89,13 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
     except ValueError as error:
         raise ConfigError([f"train.meta_optimizer.factors: {error}"]) from error
     meta = meta_training(problem, experiment.optimizer, _sharding.over_tasks(estimator, spec.tasks, devices), spec)
-    outer, record, rows, finished = _begin(experiment, run, meta, progress.warn)
+    state, record, rows, finished = _begin(experiment, run, meta, progress.warn)
     before, began = _seconds(run)["train_seconds"], time.monotonic()
-    progress.begin(int(outer.step))
+    progress.begin(int(state.step))
     saved = noted = time.monotonic()
     train_data = problem.data["train"]
     validation, continued = problem.data.get("validation", train_data), (run.path / trained.START).is_file()
-    chunks = loop.run(meta, spec, experiment.root, outer, record, train_data, validation, continued)
+    chunks = loop.run(meta, spec, experiment.root, state, record, train_data, validation, continued)
     with Events(run.path, run.rows(), progress.warn) as events:
         for chunk in () if finished else chunks:
             run.append(chunk.rows)
@@ -106,7 +105,7 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
             if chunk.step % meta.per_episode == 0 and (episode := chunk.step // meta.per_episode) in spec.keep:
                 # Before the checkpoint that a resumed run goes on from, or else a kill between the two would lose it.
                 about = _about(experiment, chunk.step, math.inf)
-                write_artefact(run.path / trained.kept(episode), tree.to_host(chunk.outer.phi), about)
+                write_artefact(run.path / trained.kept(episode), tree.to_host(chunk.state.phi), about)
             finished, now = chunk.finished, time.monotonic()
             stop = signals.received is not None  # looked at once: what stops the run is always saved
             seconds = {"train_seconds": round(before + now - began, 3)}
@@ -129,21 +128,21 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
 
 def _begin(
     experiment: Experiment, run: Run, meta: MetaTraining, warn: Callable[[str], None]
-) -> tuple[Outer, Record, int, str | None]:
-    """Where meta-training begins: (outer, record, rows in metrics.jsonl, how it ended if it has)."""
+) -> tuple[MetaState, Record, int, str | None]:
+    """Where meta-training begins: (state, record, rows in metrics.jsonl, how it ended if it has)."""
     root, data = experiment.root, experiment.problem.data["train"]
     start = run.path / trained.START
     phi = experiment.fitted(trained.read(start)) if start.is_file() else experiment.phi()
-    outer = meta.init(root, phi, data)
+    state = meta.init(root, phi, data)
     checkpoint = run.restore(lambda line: warn(f"warning: {line}"))
     if checkpoint is None:
         record = Record(_on_host(phi), math.inf, 0, [])
         run.truncate(0)
         _write_artefact(experiment, run, record, 0)
         run.status("running", 0)
-        return meta.place(outer), record, 0, None
+        return meta.place(state), record, 0, None
     try:
-        outer = tree.from_host(outer, checkpoint.arrays, "outer/")
+        state = tree.from_host(state, checkpoint.arrays, "outer/")
         best = tree.from_host(phi, checkpoint.arrays, "best/")
     except ValueError as error:
         reason = f"checkpoint {checkpoint.step} does not fit the run's config or this version of l2l: {error}"
@@ -152,7 +151,7 @@ def _begin(
     loss = checkpoint.meta["best_loss"]
     record = Record(_on_host(best), math.inf if loss is None else loss, checkpoint.meta["stale"], checkpoint.meta["pending"])
     run.status("running", checkpoint.step, **_seconds(run))
-    return meta.place(outer), record, checkpoint.meta["rows"], checkpoint.meta["finished"]
+    return meta.place(state), record, checkpoint.meta["rows"], checkpoint.meta["finished"]
 
 
 def _on_host(phi: Any) -> Any:
@@ -165,8 +164,8 @@ def _save(experiment: Experiment, run: Run, chunk: Chunk, rows: int) -> Record:
     record = chunk.record
     best_loss = record.best_loss if math.isfinite(record.best_loss) else None
     if best_loss is None:
-        record = record._replace(best=_on_host(chunk.outer.good))  # not validated yet: the last good one is the best guess
-    arrays = tree.to_host(chunk.outer, "outer/") | tree.to_host(record.best, "best/")
+        record = record._replace(best=_on_host(chunk.state.good))  # not validated yet: the last good one is the best guess
+    arrays = tree.to_host(chunk.state, "outer/") | tree.to_host(record.best, "best/")
     meta = {"rows": rows, "best_loss": best_loss, "stale": record.stale, "pending": record.pending, "finished": chunk.finished}
     _write_artefact(experiment, run, record, chunk.step)
     run.save(chunk.step, arrays, meta, best_loss)

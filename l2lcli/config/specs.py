@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, JsonValue, StringConstraints, create_model
 
 from l2lcli import registry
-from l2lcli.base import Spec
+from l2lcli.base import EstimatorSpec, KindSpec, ProblemSpec, Spec
 from l2lcli.config.yaml_read import Path
 
 KINDS: dict[Path, str] = {("problem",): "quadratic", ("optimizer",): "lstm", ("train", "estimator"): "auto"}  # the defaults
@@ -55,7 +55,7 @@ class TrainSpec(Spec):
     """Optimizees trained side by side (M)."""
     horizon: Positive = 100
     """Optimizee steps in an episode (T)."""
-    estimator: Spec
+    estimator: EstimatorSpec
     """How the meta-gradient is estimated."""
     meta_optimizer: MetaOptimizerSpec = MetaOptimizerSpec()
     """What applies the meta-gradients to phi."""
@@ -69,6 +69,23 @@ class TrainSpec(Spec):
     """How much the losses at steps 1 … horizon count: every one alike, the last alone, or a number for each step."""
     checkpoint_seconds: float = Field(default=20, ge=0, le=86_400)
     """Least time from one checkpoint to the next, in seconds."""
+
+    @property
+    def windows(self) -> int:
+        """Meta-steps in an episode, T / W."""
+        return self.horizon // self.estimator.window
+
+    @property
+    def meta_steps(self) -> int:
+        """Meta-steps in all."""
+        return self.episodes * self.windows
+
+    @property
+    def step_weights(self) -> tuple[float, ...]:
+        """w_1 … w_T."""
+        if self.weights == "all":
+            return (1.0,) * self.horizon
+        return (0.0,) * (self.horizon - 1) + (1.0,) if self.weights == "last" else tuple(self.weights)
 
 
 class EvalSpec(Spec):
@@ -106,14 +123,19 @@ class Config(Spec):
     """What all randomness derives from."""
     data: DataSpec = DataSpec()
     """Where the raw data files are."""
-    problem: Spec
+    problem: ProblemSpec
     """What is optimized: a distribution over optimizees."""
-    optimizer: Spec
+    optimizer: KindSpec
     """The learned optimizer."""
     train: TrainSpec
     """Meta-training."""
     eval: EvalSpec = EvalSpec()
     """Evaluation against tuned baselines."""
+
+    @property
+    def few_shot(self) -> bool:
+        """Whether the problem judges a trained network on a query set, by number of updates."""
+        return self.problem.few_shot
 
 
 def config_class() -> type[Config]:

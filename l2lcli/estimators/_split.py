@@ -45,9 +45,10 @@ class Split(NamedTuple):
 
     def own(self, optimizer: LearnedOptimizer, phi: Phi) -> Phi:
         """phi with this device's part of those leaves that are indexed by coordinate."""
-        if self.devices == 1 or optimizer.per_coordinate is None:
+        indexed = optimizer.replay and optimizer.replay.per_coordinate
+        if self.devices == 1 or indexed is None:
             return phi
-        return jax.tree.map(lambda leaf, mine: self.cut(leaf) if mine else leaf, phi, optimizer.per_coordinate(phi))
+        return jax.tree.map(lambda leaf, mine: self.cut(leaf) if mine else leaf, phi, indexed(phi))
 
     def optimizer(self, optimizer: LearnedOptimizer) -> LearnedOptimizer:
         """The coordinatewise family for gradients of all coordinates, its state a device's own part of them.

@@ -7,18 +7,18 @@ from typing import Literal
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Estimate, Estimator, LearnedOptimizer, Problem, Spec
+from l2lcli.base import Estimate, Estimator, EstimatorSpec, LearnedOptimizer, Problem
 
 
-class AutodiffSpec(Spec):
+class AutodiffSpec(EstimatorSpec):
     """Differentiate the unrolled window; each step is recomputed on the way back (`jax.checkpoint`)."""
 
     kind: Literal["autodiff"] = "autodiff"
-    window: int = Field(20, ge=1, le=100_000)
+    window: int = Field(default=20, ge=1, le=100_000)
     """Steps per meta-gradient; divides the horizon."""
     second_order: bool = False
     """Let derivatives flow through what the optimizer is fed; the paper drops them."""
-    discount: float = Field(1.0, gt=0, le=1)
+    discount: float = Field(default=1.0, gt=0, le=1)
     """What each step leaves of the derivatives by the optimizee that are passed on to the next. Over many steps those of the
     second order explode; a discount below 1 makes them smaller, and bounds them where a step multiplies them by less than its
     inverse, at the price of late losses that count less for early updates."""
@@ -46,8 +46,8 @@ def autodiff(
     import jax
     import jax.numpy as jnp
 
-    from l2lcli.inner.query import outer
-    from l2lcli.inner.unroll import axes, begun, drawn, fresh, unroll
+    from l2lcli.inner.query import score_on_query
+    from l2lcli.inner.unroll import Trajectory, axes, begun, drawn, fresh, unroll
 
     begin = fresh if optimizer.start is None else drawn  # a learned start is applied where it is differentiated
     second_order = spec.second_order or optimizer.second_order
@@ -59,20 +59,20 @@ def autodiff(
     def estimate(key, phi, data, state):
         del key  # nothing here is random beyond what the optimizees carry
 
+        score = score_on_query(problem, weights, data, problem.loss)
+
         def objective(phi):
             def one(inner):
                 if optimizer.start is not None:
                     inner = begun(problem, optimizer, phi, inner, data)
                 return unroll(
                     problem, optimizer, phi, inner, data, spec.window, second_order=second_order, discount=spec.discount,
-                    checkpoint=spec.checkpoint,
-                    score=None if problem.query is None else outer(problem, weights, data, problem.loss),
+                    checkpoint=spec.checkpoint, score=score,
                 )  # fmt: skip
 
-            after, found = jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0))(state)
-            losses, judged = (found, found) if problem.query is None else found
-            w = jax.lax.dynamic_slice(jnp.asarray(weights, losses.dtype), (state.t,), (spec.window,))
-            return jnp.mean(judged @ w), (after, losses)
+            found = jax.vmap(one, in_axes=(axes(),), out_axes=Trajectory(axes(), 0, 0, 0))(state)
+            w = jax.lax.dynamic_slice(jnp.asarray(weights, found.losses.dtype), (state.t,), (spec.window,))
+            return jnp.mean(found.scores @ w), (found.end, found.losses)
 
         (loss, (after, losses)), grad = jax.value_and_grad(objective, has_aux=True)(phi)
         return Estimate(grad, loss, losses.mean(0)), after

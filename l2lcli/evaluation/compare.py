@@ -55,8 +55,8 @@ def curves(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, s
             losses, metrics = [inner.value[None]], [jax.tree.map(lambda x: x[None], test(inner))]
 
             def segment(inner, _, length):
-                inner, values = unroll(problem, optimizer, phi, inner, data["train"], length)
-                return inner, (values, test(inner))
+                found = unroll(problem, optimizer, phi, inner, data["train"], length)
+                return found.end, (found.losses, test(found.end))
 
             whole, rest = divmod(steps, every)
             if whole:
@@ -87,7 +87,7 @@ def tune(problem: Problem, name: str, keys: Key, steps: int, poll: Callable[[], 
     def run(phis, keys, data):
         def one(phi, key):
             inner = fresh(problem, optimizer, phi, key, data)
-            return jnp.concatenate([inner.value[None], unroll(problem, optimizer, phi, inner, data, steps)[1]])
+            return jnp.concatenate([inner.value[None], unroll(problem, optimizer, phi, inner, data, steps).losses])
 
         return jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(phis, keys)
 
@@ -122,7 +122,7 @@ def program(problem: Problem) -> str:
     optimizer = hand("sgd")
 
     def one(phi, key, data):
-        return unroll(problem, optimizer, phi, fresh(problem, optimizer, phi, key, data), data, 1)[1]
+        return unroll(problem, optimizer, phi, fresh(problem, optimizer, phi, key, data), data, 1).losses
 
     return jax.jit(one).lower(optimizer.init(None, None), jax.random.key(0), problem.data["train"]).as_text()
 

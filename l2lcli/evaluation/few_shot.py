@@ -18,7 +18,8 @@ from l2lcli.base import Inner, Key, LearnedOptimizer, Phi, Problem, Theta
 from l2lcli.evaluation import statistics
 from l2lcli.evaluation.compare import Comparison, Curves
 from l2lcli.evaluation.timing import seconds_per_step
-from l2lcli.inner.unroll import fresh, namespace, query, unroll
+from l2lcli.inner.query import query_batch
+from l2lcli.inner.unroll import fresh, namespace, unroll
 from l2lcli.optimizers.hand import hand
 
 PER_DECADE = 2  # learning rates tried
@@ -39,12 +40,12 @@ def judge(problem: Problem, optimizer: LearnedOptimizer, updates: int, poll: Cal
     @jax.jit
     def run(phi, keys, data):
         def look(inner: Inner):
-            batch = query(problem, inner, data)
+            batch = query_batch(problem, inner, data)
             return problem.loss(inner.theta, batch), problem.metrics(inner.theta, batch)
 
         def one(key):
             inner = fresh(problem, optimizer, phi, key, data)
-            found = unroll(problem, optimizer, phi, inner, data, updates, score=look)[1]
+            found = unroll(problem, optimizer, phi, inner, data, updates, score=look).scores
             return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), look(inner), found)
 
         return jax.lax.map(one, keys, batch_size=SIDE_BY_SIDE)
@@ -70,7 +71,7 @@ def joint_theta(problem: Problem, key: Key, steps: int, poll: Callable[[], None]
     together, adam = problem.joint.problem, hand("adam")
     phi, data = {"log_learning_rate": jnp.float32(math.log(JOINT_RATE))}, together.data["train"]
     inner = jax.jit(lambda key, data: fresh(together, adam, phi, key, data))(key, data)
-    run = jax.jit(lambda inner, data: unroll(together, adam, phi, inner, data, JOINT_DISPATCH)[0])
+    run = jax.jit(lambda inner, data: unroll(together, adam, phi, inner, data, JOINT_DISPATCH).end)
     for _ in range(-(-steps // JOINT_DISPATCH)):
         poll()
         inner = jax.block_until_ready(run(inner, data))
@@ -79,7 +80,7 @@ def joint_theta(problem: Problem, key: Key, steps: int, poll: Callable[[], None]
 
 def finetune(problem: Problem) -> LearnedOptimizer:
     """Gradient descent from the jointly trained network; phi: {"log_learning_rate": (), "joint": its theta}."""
-    return hand("sgd")._replace(start=lambda phi, theta: problem.joint.start(phi["joint"], theta), replayable=False)
+    return hand("sgd")._replace(start=lambda phi, theta: problem.joint.start(phi["joint"], theta), replay=None)
 
 
 def nearest(problem: Problem, split: str, poll: Callable[[], None]) -> Callable[[Theta | None, Key], dict[str, np.ndarray]]:
@@ -93,7 +94,7 @@ def nearest(problem: Problem, split: str, poll: Callable[[], None]) -> Callable[
         def one(key):
             # The same task as `fresh` gives the optimizers.
             inner = fresh(problem, hand("sgd"), {"log_learning_rate": jnp.float32(0)}, key, data)
-            support, asked = problem.batch(inner.key, inner.task, data), query(problem, inner, data)
+            support, asked = problem.batch(inner.key, inner.task, data), query_batch(problem, inner, data)
             near, far = (problem.joint.features(theta, batch) for batch in (support, asked))
             distance = jnp.square(far[:, None] - near[None]).sum(-1)
             return jax.tree.map(lambda x: x[None], problem.joint.copied(support, asked, jnp.argmin(distance, 1)))

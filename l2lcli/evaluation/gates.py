@@ -34,7 +34,7 @@ def record(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, st
     def run(phi, keys, data):
         def one(key):
             inner = fresh(problem, optimizer, phi, key, data)
-            return unroll(problem, optimizer, phi, inner, data, steps, score=look)[1]
+            return unroll(problem, optimizer, phi, inner, data, steps, score=look).scores
 
         return jax.lax.map(one, keys)
 

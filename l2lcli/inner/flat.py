@@ -24,9 +24,9 @@ def each(optimizer: LearnedOptimizer, theta: Theta, function: Callable[..., Any]
 
     A family without members is its own only one: then the trees are whole, and so is the result.
     """
-    if optimizer.members is None:
+    if optimizer.replay is None or optimizer.replay.members is None:
         return function(optimizer, ((0, sum(leaf.size for leaf in jax.tree.leaves(theta))),), *trees)
-    members = optimizer.members(theta).items()
+    members = optimizer.replay.members(theta).items()
     return {name: function(member, intervals, *(tree[name] for tree in trees)) for name, (member, intervals) in members}
 
 

@@ -8,38 +8,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from l2lcli.base import Batch, Data, Inner, Problem, Spec, Theta
-from l2lcli.inner.unroll import query
+from l2lcli.base import Batch, Data, Inner, Problem, Theta
+from l2lcli.inner.unroll import namespace
 
 
-def weights(spec: Spec) -> tuple[float, ...]:
-    """w_1 … w_T of a config's `train` section."""
-    if spec.weights == "all":
-        return (1.0,) * spec.horizon
-    return (0.0,) * (spec.horizon - 1) + (1.0,) if spec.weights == "last" else tuple(spec.weights)
+def query_batch(problem: Problem, inner: Inner, data: Data) -> Batch:
+    """The evidence of the outer loss at the step that an optimizee is at. Raises ValueError of a problem without a query."""
+    if problem.query is None:
+        raise ValueError("the problem has no query")
+    return problem.query(jax.random.fold_in(namespace(inner.key, "query"), inner.t), inner.task, data)
 
 
-def outer(
+def score_on_query(
     problem: Problem, weights: tuple[float, ...], data: Data, judge: Callable[[Theta, Batch], Any]
-) -> Callable[[Inner], Any]:
-    """`unroll`'s `score`: f, and what `judge` says of theta on the query; zeros at a step whose weight is zero.
+) -> Callable[[Inner], Any] | None:
+    """`unroll`'s `score`: what `judge` says of theta on the query; zeros at a step whose weight is zero.
 
     Args:
-      problem: one with `query`.
+      problem: f; None is returned where it has no query, and so f itself is the outer loss.
       weights: w_1 … w_T.
       data: one split.
       judge: (theta, query) -> arrays.
     """
+    if problem.query is None:
+        return None
 
-    def score(inner):
-        judged = lambda: judge(inner.theta, query(problem, inner, data))  # noqa: E731
+    def score(inner: Inner) -> Any:
+        judged = lambda: judge(inner.theta, query_batch(problem, inner, data))  # noqa: E731
         if all(weights):
-            return inner.value, judged()
+            return judged()
         counts = jnp.asarray([w != 0 for w in weights])[inner.t - 1]
         # Zeros that vary over devices as f does: under `shard_map` both branches have to.
         zero = jnp.where(True, jnp.zeros_like(inner.value), inner.value)
         nothing = lambda: jax.tree.map(lambda x: jnp.full(x.shape, zero, x.dtype), jax.eval_shape(judged))  # noqa: E731
-        return inner.value, jax.lax.cond(counts, judged, nothing)
+        return jax.lax.cond(counts, judged, nothing)
 
     return score
 
@@ -57,10 +59,10 @@ def averaged(problem: Problem, batches: int) -> Problem:
     if not problem.minibatch or problem.query is not None:
         raise ValueError("this problem has no minibatches to average its loss over: leave out estimator.batches")
 
-    def drawn(key, task, data):
+    def draw(key, task, data):
         return jax.vmap(lambda key: problem.batch(key, task, data))(jax.random.split(key, batches))
 
     def loss(theta, many):
         return jax.vmap(problem.loss, (None, 0))(theta, many).mean()
 
-    return problem._replace(query=drawn, loss=loss)
+    return problem._replace(query=draw, loss=loss)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from l2lcli.base import Batch, Data, Inner, Key, LearnedOptimizer, Phi, Problem
+from l2lcli.base import Data, Inner, Key, LearnedOptimizer, Phi, Problem
 
 
 def namespace(root: Key, name: str) -> Key:
@@ -49,9 +49,13 @@ def begun(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, inner: Inner,
     return inner._replace(theta=theta, value=value, grad=grad)
 
 
-def query(problem: Problem, inner: Inner, data: Data) -> Batch:
-    """The evidence of the outer loss at the step that an optimizee of a problem with `query` is at."""
-    return problem.query(jax.random.fold_in(namespace(inner.key, "query"), inner.t), inner.task, data)
+class Trajectory(NamedTuple):
+    """What `unroll` brought, of steps t+1 … t+W."""
+
+    end: Inner  # the optimizee W steps further
+    losses: jax.Array  # [W] f at each step, after its update
+    scores: Any  # leaves [W, ...], what `score` gave at each step; the losses themselves without it
+    recorded: Any  # leaves [W, ...], what `record` gave before each update; None without it
 
 
 def unroll(
@@ -67,7 +71,7 @@ def unroll(
     checkpoint: bool = False,
     record: Callable[[Inner], Any] | None = None,
     score: Callable[[Inner], Any] | None = None,
-) -> tuple[Inner, Any]:
+) -> Trajectory:
     """Train one optimizee for `steps` steps.
 
     Args:
@@ -82,30 +86,27 @@ def unroll(
       discount: what each step leaves of the derivatives by the optimizee that it passes on (of theta, and of what the
         optimizer is fed); the values stay as they are.
       checkpoint: recompute each step when differentiating, instead of keeping its activations.
-      record: what is to be returned of each step, too, of the optimizee before its update: what the optimizer is fed, say.
-      score: what is to be returned of each step instead of f, of the optimizee after its update.
-
-    Returns:
-      The optimizee `steps` further, and f at steps t+1 … t+steps: [steps], or what `score` gave, leaves [steps, ...]. With
-      `record`, instead of the latter, that and what was recorded at steps t … t+steps-1, leaves [steps, ...].
+      record: what is to be kept of each step, of the optimizee before its update: what the optimizer is fed, say.
+      score: what is to be said of each step besides f, of the optimizee after its update: the outer loss.
     """
     passed = lambda x: optax.scale_gradient(x, discount)  # noqa: E731  the values stay to the bit
     fed = passed if second_order else jax.lax.stop_gradient
 
-    def step(inner: Inner, _: None) -> tuple[Inner, jax.Array]:
+    def step(inner: Inner, _: None) -> tuple[Inner, tuple[jax.Array, Any, Any]]:
         tx = optimizer.bind(phi)
         update, opt = tx.update(inner.grad, inner.opt, inner.theta, value=inner.value)
         theta = optax.apply_updates(inner.theta, update)
         t = inner.t + 1
         value, grad = _evidence(problem, theta, inner.task, inner.key, t, data)
         after = Inner(theta, opt, inner.task, inner.key, t, value, grad)
-        found = value if score is None else score(after)
-        after = after._replace(theta=passed(theta), value=fed(value), grad=fed(grad))
-        return after, found if record is None else (found, record(inner))
+        of_step = value, None if score is None else score(after), None if record is None else record(inner)
+        return after._replace(theta=passed(theta), value=fed(value), grad=fed(grad)), of_step
 
     if not second_order:
         inner = inner._replace(value=fed(inner.value), grad=fed(inner.grad))
-    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if checkpoint else step, inner, length=steps)
+    body = jax.checkpoint(step, prevent_cse=False) if checkpoint else step
+    end, (losses, scores, recorded) = jax.lax.scan(body, inner, length=steps)
+    return Trajectory(end, losses, losses if score is None else scores, recorded)
 
 
 def _evidence(problem: Problem, theta, task, key: Key, t: jax.Array, data: Data):

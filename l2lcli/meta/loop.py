@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Phi, Problem, Spec
-from l2lcli.inner.query import outer, weights
+from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Phi, Problem
+from l2lcli.config.specs import TrainSpec
+from l2lcli.inner.query import score_on_query
 from l2lcli.inner.unroll import fresh, namespace, unroll
 from l2lcli.meta.optimizer import factors, learning_rate, transformation
 
@@ -25,7 +26,7 @@ CAPACITY = 1024  # meta-steps per dispatch at most: the rows of one dispatch are
 SECONDS_PER_DISPATCH = 1.0  # aimed at: signals are polled and the progress shown between dispatches
 
 
-class Outer(NamedTuple):
+class MetaState(NamedTuple):
     """Meta-training's state on the device."""
 
     phi: Phi
@@ -46,9 +47,9 @@ class Record(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What one dispatch brought. `outer` is donated to the next one: copy what is kept."""
+    """What one dispatch brought. `state` is donated to the next one: copy what is kept."""
 
-    outer: Outer
+    state: MetaState
     record: Record
     rows: list[dict[str, Any]]
     step: int
@@ -59,9 +60,9 @@ class MetaTraining(NamedTuple):
     """The compiled functions of one meta-training.
 
     Attributes:
-      init: (root key, phi, data) -> Outer.
-      place: Outer -> the same, on the devices as `advance` leaves it: else its second call would be compiled anew.
-      advance: (root key, Outer, data, count) -> (Outer, [CAPACITY, 3] of loss, gradient norm, skipped; the first
+      init: (root key, phi, data) -> MetaState.
+      place: MetaState -> the same, on the devices as `advance` leaves it: else its second call would be compiled anew.
+      advance: (root key, MetaState, data, count) -> (MetaState, [CAPACITY, 3] of loss, gradient norm, skipped; the first
         `count` rows are filled, fewer if a run of skipped steps ended it).
       validate: (root key, phi, data) -> () mean over the validation seeds of Σ_{t=0}^{T-1} f(theta_t); where the config
         weighs steps, or the problem has a query, of the weighted sum that meta-training minimises.
@@ -69,19 +70,19 @@ class MetaTraining(NamedTuple):
       limit: skipped meta-steps in a row that count as divergence.
     """
 
-    init: Callable[[Key, Phi, Data], Outer]
-    place: Callable[[Outer], Outer]
-    advance: Callable[[Key, Outer, Data, int], tuple[Outer, jax.Array]]
+    init: Callable[[Key, Phi, Data], MetaState]
+    place: Callable[[MetaState], MetaState]
+    advance: Callable[[Key, MetaState, Data, int], tuple[MetaState, jax.Array]]
     validate: Callable[[Key, Phi, Data], jax.Array]
     per_episode: int
     limit: int
 
 
-def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Estimator, spec: Spec) -> MetaTraining:
+def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Estimator, spec: TrainSpec) -> MetaTraining:
     """Build the outer loop of a config's `train` section, `spec`."""
-    per_episode = spec.horizon // spec.estimator.window
+    per_episode = spec.windows
     limit = max(20, 3 * per_episode)
-    schedule = learning_rate(spec.meta_optimizer, spec.episodes * per_episode)
+    schedule = learning_rate(spec.meta_optimizer, spec.meta_steps)
     meta_optimizer = transformation(spec.meta_optimizer, schedule)
 
     def episode(root, phi, data, step):
@@ -92,7 +93,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         shapes = jax.eval_shape(episode, root, phi, data, 0)
         blank = lambda s: jax.random.split(root, s.shape) if _is_key(s) else jnp.zeros(s.shape, s.dtype)  # noqa: E731
         inner = jax.tree.map(blank, shapes)
-        return Outer(
+        return MetaState(
             phi,
             jax.tree.map(jnp.copy, phi),
             meta_optimizer(0).init(phi),
@@ -101,50 +102,50 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
             jnp.zeros((), jnp.int32),
         )
 
-    def place(outer):
+    def place(state):
         if estimator.shardings is None:
-            return outer
-        inner = estimator.shardings(outer.inner)
-        return jax.device_put(outer, Outer(*[inner.t] * len(outer))._replace(inner=inner))
+            return state
+        inner = estimator.shardings(state.inner)
+        return jax.device_put(state, MetaState(*[inner.t] * len(state))._replace(inner=inner))
 
-    def meta_step(root, outer, data):
+    def meta_step(root, state, data):
         inner = jax.lax.cond(
-            outer.step % per_episode == 0,
-            lambda: episode(root, outer.phi, data, outer.step),
-            lambda: outer.inner,
+            state.step % per_episode == 0,
+            lambda: episode(root, state.phi, data, state.step),
+            lambda: state.inner,
         )
-        key = jax.random.fold_in(namespace(root, "estimator"), outer.step)
-        estimate, inner = estimator.estimate(key, outer.phi, data, inner)
+        key = jax.random.fold_in(namespace(root, "estimator"), state.step)
+        estimate, inner = estimator.estimate(key, state.phi, data, inner)
         # Before clipping: optax.clip_by_global_norm turns an infinite gradient into NaN.
         finite = _finite((estimate.grad, estimate.loss))
-        good = jax.tree.map(lambda new, old: jnp.where(finite, new, old), outer.phi, outer.good)
-        update, opt = meta_optimizer(outer.step).update(estimate.grad, outer.opt, outer.phi, value=estimate.loss)
-        update = jax.tree.map(jnp.multiply, update, factors(spec.meta_optimizer.factors, outer.phi))
-        moved = optax.apply_updates(outer.phi, update), opt
+        good = jax.tree.map(lambda new, old: jnp.where(finite, new, old), state.phi, state.good)
+        update, opt = meta_optimizer(state.step).update(estimate.grad, state.opt, state.phi, value=estimate.loss)
+        update = jax.tree.map(jnp.multiply, update, factors(spec.meta_optimizer.factors, state.phi))
+        moved = optax.apply_updates(state.phi, update), opt
         finite &= _finite(moved[0])
-        phi, opt = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, (outer.phi, outer.opt))
+        phi, opt = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, (state.phi, state.opt))
         row = jnp.stack([estimate.loss, optax.tree.norm(estimate.grad), (~finite).astype(estimate.loss.dtype)])
-        return Outer(phi, good, opt, inner, outer.step + 1, jnp.where(finite, 0, outer.failures + 1)), row
+        return MetaState(phi, good, opt, inner, state.step + 1, jnp.where(finite, 0, state.failures + 1)), row
 
-    def advance(root, outer, data, count):
+    def advance(root, state, data, count):
         def body(carry):
-            i, outer, rows = carry
-            outer, row = meta_step(root, outer, data)
-            return i + 1, outer, rows.at[i].set(row)
+            i, state, rows = carry
+            state, row = meta_step(root, state, data)
+            return i + 1, state, rows.at[i].set(row)
 
         def goes_on(carry):
             return (carry[0] < count) & (carry[1].failures < limit)
 
-        return jax.lax.while_loop(goes_on, body, (jnp.zeros((), jnp.int32), outer, jnp.zeros((CAPACITY, 3))))[1:]
+        return jax.lax.while_loop(goes_on, body, (jnp.zeros((), jnp.int32), state, jnp.zeros((CAPACITY, 3))))[1:]
 
     def validate(root, phi, data):
         def one(key):
             inner = fresh(problem, optimizer, phi, key, data)
-            score = None if problem.query is None else outer(problem, weights(spec), data, problem.loss)
-            found = unroll(problem, optimizer, phi, inner, data, spec.horizon, score=score)[1]
+            score = score_on_query(problem, spec.step_weights, data, problem.loss)
+            found = unroll(problem, optimizer, phi, inner, data, spec.horizon, score=score)
             if score is None and spec.weights == "all":
-                return inner.value + found[:-1].sum()
-            return jnp.vdot(found if score is None else found[1], jnp.asarray(weights(spec)))
+                return inner.value + found.losses[:-1].sum()
+            return jnp.vdot(found.scores, jnp.asarray(spec.step_weights))
 
         return jax.vmap(one)(jax.random.split(namespace(root, "validation"), spec.validation_seeds)).mean()
 
@@ -152,9 +153,16 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
 
 
 def run(
-    meta: MetaTraining, spec: Spec, root: Key, outer: Outer, record: Record, data: Data, validation: Data, trained: bool = False
+    meta: MetaTraining,
+    spec: TrainSpec,
+    root: Key,
+    state: MetaState,
+    record: Record,
+    data: Data,
+    validation: Data,
+    trained: bool = False,
 ) -> Iterator[Chunk]:
-    """Meta-train from where `outer` and `record` stand to the end, one Chunk a dispatch.
+    """Meta-train from where `state` and `record` stand to the end, one Chunk a dispatch.
 
     If the phi to begin with is `trained`, it is validated first, in a Chunk of its own, and kept if none is better.
 
@@ -162,19 +170,19 @@ def run(
     "grad_norm", "skipped", "learning_rate"} per episode, loss being the mean over tasks of Σ_{t=1}^T w_t f(theta_t);
     {"step", "episode", "validation_loss", "best"} per validation, loss being `validate`'s.
     """
-    schedule = learning_rate(spec.meta_optimizer, spec.episodes * meta.per_episode)
-    step, total = int(outer.step), spec.episodes * meta.per_episode
+    schedule = learning_rate(spec.meta_optimizer, spec.meta_steps)
+    step, total = int(state.step), spec.meta_steps
     between = spec.validate_every * meta.per_episode
     kept = [episode * meta.per_episode for episode in spec.keep]  # a dispatch ends there: its phi is to be had
     if trained and step == 0 and record.stale == 0 and math.isinf(record.best_loss):
-        record, row = _validated(meta, spec, root, outer, record, validation, step)
-        yield Chunk(outer, record, [row], step, None)
+        record, row = _validated(meta, spec, root, state, record, validation, step)
+        yield Chunk(state, record, [row], step, None)
     count = 1
     while True:
         began = time.monotonic()
         count = min(count, CAPACITY, total - step, between - step % between, *(at - step for at in kept if at > step))
-        outer, buffer = meta.advance(root, outer, data, jnp.int32(count))
-        done = int(outer.step) - step
+        state, buffer = meta.advance(root, state, data, jnp.int32(count))
+        done = int(state.step) - step
         rows, pending = [], list(record.pending)
         for values in np.asarray(buffer[:done]).tolist():
             pending.append(values)
@@ -183,15 +191,15 @@ def run(
                 rows.append(_episode_row(pending, step, meta.per_episode, float(schedule(step - 1))))
                 pending = []
         seconds = time.monotonic() - began
-        diverged = int(outer.failures) >= meta.limit
+        diverged = int(state.failures) >= meta.limit
         record = record._replace(pending=pending)
         finished = "diverged" if diverged else "done" if step == total else None
         if not diverged and (step % between == 0 or step == total):
-            record, row = _validated(meta, spec, root, outer, record, validation, step)
+            record, row = _validated(meta, spec, root, state, record, validation, step)
             rows.append(row)
             if finished is None and spec.patience is not None and record.stale >= spec.patience:
                 finished = "stopped early"
-        yield Chunk(outer, record, rows, step, finished)
+        yield Chunk(state, record, rows, step, finished)
         if finished is not None:
             return
         # At most doubled: the first dispatch's time is mostly compilation and says little about the others.
@@ -210,11 +218,11 @@ def _episode_row(pending: list[list[float]], step: int, per_episode: int, rate: 
     }
 
 
-def _validated(meta, spec, root, outer, record, data, step) -> tuple[Record, dict[str, Any]]:
-    loss = float(meta.validate(root, outer.phi, data))
+def _validated(meta, spec, root, state, record, data, step) -> tuple[Record, dict[str, Any]]:
+    loss = float(meta.validate(root, state.phi, data))
     better = math.isfinite(loss) and loss < record.best_loss
     if better:
-        record = record._replace(best=jax.tree.map(np.array, outer.phi), best_loss=loss, stale=0)
+        record = record._replace(best=jax.tree.map(np.array, state.phi), best_loss=loss, stale=0)
     else:
         record = record._replace(stale=record.stale + 1)
     row = {"step": step, "episode": step // meta.per_episode}

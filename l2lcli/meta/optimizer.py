@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l2lcli.base import Phi, Spec
+from l2lcli.base import Phi
+from l2lcli.config.specs import MetaOptimizerSpec
 from l2lcli.optimizers.hand import hand
 from l2lcli.tree import named
 
 
-def learning_rate(spec: Spec, total: int) -> Callable[[Any], jax.Array]:
+def learning_rate(spec: MetaOptimizerSpec, total: int) -> Callable[[Any], jax.Array]:
     """The schedule of a meta-optimizer's config over `total` meta-steps, as a function of the meta-step.
 
     Cosine and linear end at 0, exponential at 1 %.
@@ -41,7 +42,9 @@ def factors(patterns: dict[str, float] | None, phi: Phi) -> Phi:
     return jax.tree.unflatten(jax.tree.structure(phi), found)
 
 
-def transformation(spec: Spec, schedule: Callable[[Any], jax.Array]) -> Callable[[Any], optax.GradientTransformation]:
+def transformation(
+    spec: MetaOptimizerSpec, schedule: Callable[[Any], jax.Array]
+) -> Callable[[Any], optax.GradientTransformation]:
     """Meta-step -> the transformation of a config's `train.meta_optimizer` there: clipped, at that rate."""
     family = hand(spec.name)
 

@@ -24,7 +24,7 @@ class AveragesSpec(Spec):
     learn the exponential first. The averages are linear in the gradients, as momentum is.
     """
 
-    decays: list[Decay] = Field([0.5, 0.9, 0.99], min_length=1, max_length=8)
+    decays: list[Decay] = Field(default=[0.5, 0.9, 0.99], min_length=1, max_length=8)
     """Of the averages of the gradient, one feature each."""
     square_decay: Decay = 0.99
     """Of the average of its square, by whose root the gradient and its averages are divided."""

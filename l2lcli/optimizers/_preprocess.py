@@ -23,7 +23,7 @@ class LogSign(Spec):
     """Logarithm and sign (Andrychowicz et al. 2016, App. A)."""
 
     kind: Literal["log_sign"] = "log_sign"
-    p: float = Field(10.0, gt=0, le=80)
+    p: float = Field(default=10.0, gt=0, le=80)
     """Gradients below e^-p are shown linearly; the logarithm is divided by p."""
 
 
@@ -31,7 +31,7 @@ class DeepmindLogSign(Spec):
     """LogAndSign of google-deepmind/learning-to-learn, the authors' code."""
 
     kind: Literal["deepmind_log_sign"] = "deepmind_log_sign"
-    k: float = Field(5.0, gt=0, le=80)
+    k: float = Field(default=5.0, gt=0, le=80)
     """As p of log_sign."""
 
 

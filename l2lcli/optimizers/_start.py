@@ -29,7 +29,8 @@ def learning_start(family: LearnedOptimizer) -> LearnedOptimizer:
 
     def per_coordinate(phi: Any) -> Any:
         rest = {key: part for key, part in phi.items() if key != NAME}
-        inner = family.per_coordinate or (lambda phi: jax.tree.map(lambda leaf: False, phi))
-        return inner(rest) | {NAME: True}
+        indexed = family.replay and family.replay.per_coordinate
+        return (indexed(rest) if indexed else jax.tree.map(lambda leaf: False, rest)) | {NAME: True}
 
-    return family._replace(init=init, start=start, per_coordinate=per_coordinate)
+    replay = family.replay and family.replay._replace(per_coordinate=per_coordinate)
+    return family._replace(init=init, start=start, replay=replay)

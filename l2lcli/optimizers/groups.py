@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import Field, StringConstraints
 
 from l2lcli import registry
-from l2lcli.base import LearnedOptimizer, Spec
+from l2lcli.base import KindSpec, LearnedOptimizer, Replay, Spec
 
 Member = TypeVar("Member", bound=Spec)
 GroupName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
@@ -25,7 +25,7 @@ class Group(Spec, Generic[Member]):
     """What trains them."""
 
 
-class GroupsSpec(Spec, Generic[Member]):
+class GroupsSpec(KindSpec, Generic[Member]):
     """An optimizer of its own for every group of parameters (Andrychowicz et al. 2016, Section 3.3)."""
 
     kind: Literal["groups"] = "groups"
@@ -85,4 +85,5 @@ def groups(spec: GroupsSpec) -> LearnedOptimizer:
             start += leaf.size
         return {name: (families[name], tuple(intervals)) for name, intervals in found.items()}
 
-    return LearnedOptimizer(init, bind, replayable=all(family.replayable for family in families.values()), members=members)
+    replayable = all(family.replay is not None for family in families.values())
+    return LearnedOptimizer(init, bind, replay=Replay(members=members) if replayable else None)

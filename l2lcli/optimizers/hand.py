@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, create_model
 
 from l2lcli import registry
-from l2lcli.base import LearnedOptimizer, Spec
+from l2lcli.base import KindSpec, LearnedOptimizer, Replay
 
 # Optax's constructor and what differs from its defaults. Torch7's decay and momentum, as the paper compared with them: RMSprop
 # .99, momentum .9 (Andrychowicz et al. 2016, Section 3); RMSprop's epsilon is Optax's, inside the root.
@@ -67,7 +67,8 @@ def hand(name: str, learning_rate: float = 1e-3, horizon: int | None = None) -> 
         # In the precision of phi: a float64 phi gives a float64 rate.
         return optax.with_extra_args_support(constructor(scheduled(jnp.exp(phi["log_learning_rate"]))))
 
-    return LearnedOptimizer(init, bind, replayable=name in COMMON or name in COSINE)  # these are elementwise, every one
+    elementwise = name in COMMON or name in COSINE
+    return LearnedOptimizer(init, bind, replay=Replay() if elementwise else None)
 
 
 @functools.cache
@@ -118,16 +119,16 @@ def _constructor(name: str) -> Callable[[Any], Any]:
 def _register(name: str) -> None:
     spec = create_model(
         f"{name.capitalize()}Spec",
-        __base__=Spec,
+        __base__=KindSpec,
         __doc__=f"{name} as a family whose one meta-parameter is its learning rate.",
         kind=(Literal[name], name),
-        learning_rate=(float, Field(1e-3, gt=0, description="Where the learning rate starts.")),
-        learned=(bool, Field(True, description="Meta-train the learning rate; else it stays, and phi is empty.")),
+        learning_rate=(float, Field(default=1e-3, gt=0, description="Where the learning rate starts.")),
+        learned=(bool, Field(default=True, description="Meta-train the learning rate; else it stays, and phi is empty.")),
     )
     registry.optimizer.register(name, spec)(_build)
 
 
-def _build(spec: Spec) -> LearnedOptimizer:
+def _build(spec: KindSpec) -> LearnedOptimizer:
     family = hand(spec.kind, spec.learning_rate)
     if spec.learned:
         return family

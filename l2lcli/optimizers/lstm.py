@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import LearnedOptimizer, Spec
+from l2lcli.base import KindSpec, LearnedOptimizer, Replay
 from l2lcli.optimizers._averages import Averages, AveragesSpec, averages_shown, see, unseen
 from l2lcli.optimizers._preprocess import LogSign, Preprocess, features, preprocess
 from l2lcli.optimizers._start import learning_start
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     import jax
 
 
-class LstmSpec(Spec):
+class LstmSpec(KindSpec):
     """Coordinatewise LSTM (Andrychowicz et al. 2016, Section 2.1)."""
 
     kind: Literal["lstm"] = "lstm"
-    layers: int = Field(2, ge=0, le=8)
+    layers: int = Field(default=2, ge=0, le=8)
     """LSTM layers; 0 leaves the linear read-out alone."""
-    hidden: int = Field(20, ge=1, le=1024)
+    hidden: int = Field(default=20, ge=1, le=1024)
     """Units per layer."""
     preprocess: Preprocess = LogSign()
     """What the LSTM is shown of a gradient."""
     averages: AveragesSpec | None = None
     """Running averages that it is shown, too; null, as published, leaves all memory to the LSTM."""
-    output_scale: float = Field(0.1, gt=0)
+    output_scale: float = Field(default=0.1, gt=0)
     """The read-out is multiplied by this to give the update."""
-    fan_in: int | None = Field(None, ge=1)
+    fan_in: int | None = Field(default=None, ge=1)
     """Updates of a matrix with more rows than this, of a layer with more inputs, are made smaller in proportion."""
     forget_bias: float = 1.0
     """Added to the forget gate's input."""
-    memory: float | None = Field(None, ge=2)
+    memory: float | None = Field(default=None, ge=2)
     """The cells' time scales at the start are drawn between 2 and this many steps, evenly in the logarithm; null: all short."""
     learn_start: bool = False
     """Learn theta_0, too; needs a window as long as the horizon."""
@@ -129,6 +129,6 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         return window(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
 
     # Replay sees coordinates, which do not tell what matrix they are of.
-    replayable = spec.fan_in is None
-    family = LearnedOptimizer(init, bind, replayable=replayable, window=whole_window if spec.layers and replayable else None)
+    replay = Replay(window=whole_window if spec.layers else None) if spec.fan_in is None else None
+    family = LearnedOptimizer(init, bind, replay=replay)
     return learning_start(family) if spec.learn_start else family

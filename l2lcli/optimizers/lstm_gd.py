@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import LearnedOptimizer, Spec
+from l2lcli.base import KindSpec, LearnedOptimizer, Replay
 from l2lcli.optimizers._preprocess import LogSign, Preprocess, features, preprocess
 from l2lcli.optimizers._start import learning_start
 
@@ -25,7 +25,7 @@ SCALE = 0.01  # weights start as U(−SCALE, SCALE)
 BIAS = {"forget": (4.0, 5.0), "input": (-5.0, -4.0)}  # and biases within these: f near .99, i near .01
 
 
-class LstmGdV1Spec(Spec):
+class LstmGdV1Spec(KindSpec):
     """Gradient descent with learned gates, from gradient, loss and parameter (Ravi and Larochelle 2017, Section 3.1)."""
 
     kind: Literal["lstm_gd_v1"] = "lstm_gd_v1"
@@ -33,7 +33,7 @@ class LstmGdV1Spec(Spec):
     """What the gates are shown of a gradient and of the loss."""
     learn_start: bool = True
     """Learn theta_0, too; needs a window as long as the horizon."""
-    frozen_rate: float | None = Field(None, gt=0, lt=1)
+    frozen_rate: float | None = Field(default=None, gt=0, lt=1)
     """Hold f = 1 and i = this, so that the start alone is learned, as in first-order MAML; null to learn the gates."""
 
 
@@ -41,7 +41,7 @@ class LstmGdV2Spec(LstmGdV1Spec):
     """The same behind a coordinatewise LSTM over gradient and loss (Ravi and Larochelle 2017, Section 3.2)."""
 
     kind: Literal["lstm_gd_v2"] = "lstm_gd_v2"
-    hidden: int = Field(20, ge=1, le=1024)
+    hidden: int = Field(default=20, ge=1, le=1024)
     """Units of the LSTM in front."""
 
 
@@ -139,5 +139,6 @@ def _family(spec: LstmGdV1Spec, hidden: int) -> LearnedOptimizer:
 
         return optax.GradientTransformationExtraArgs(start, update)
 
-    family = LearnedOptimizer(init, bind, replayable=True, gates=lambda state: {"forget": state.forget, "input": state.input})
+    gates_of = lambda state: {"forget": state.forget, "input": state.input}  # noqa: E731
+    family = LearnedOptimizer(init, bind, replay=Replay(), gates=gates_of)
     return learning_start(family) if spec.learn_start else family

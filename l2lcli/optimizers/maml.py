@@ -8,15 +8,15 @@ from typing import Literal
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import LearnedOptimizer, Spec
+from l2lcli.base import KindSpec, LearnedOptimizer, Replay
 from l2lcli.optimizers._start import learning_start
 
 
-class MamlSpec(Spec):
+class MamlSpec(KindSpec):
     """MAML: a learned start and gradient descent, meta-trained through the gradients (Finn, Abbeel and Levine 2017)."""
 
     kind: Literal["maml"] = "maml"
-    learning_rate: float = Field(0.01, gt=0)
+    learning_rate: float = Field(default=0.01, gt=0)
     """Of the inner updates; where it starts, if it is learned."""
     learn_rate: bool = True
     """Learn the inner learning rate; else it stays, as published."""
@@ -55,11 +55,11 @@ def maml_first_order(spec: MamlFirstOrderSpec) -> LearnedOptimizer:
 
         return optax.GradientTransformationExtraArgs(lambda theta: optax.EmptyState(), update)
 
-    family = LearnedOptimizer(init, bind, replayable=True)
+    family = LearnedOptimizer(init, bind, replay=Replay())
     return learning_start(family) if spec.learn_start else family
 
 
 @registry.optimizer.register("maml", MamlSpec)
 def maml(spec: MamlSpec) -> LearnedOptimizer:
     """Build the family, as `maml_first_order`; its meta-gradients flow through the gradients of the inner updates."""
-    return maml_first_order(spec)._replace(replayable=False, second_order=True)
+    return maml_first_order(spec)._replace(replay=None, second_order=True)

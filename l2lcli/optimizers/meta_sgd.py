@@ -7,15 +7,15 @@ from typing import Literal
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import LearnedOptimizer, Spec
+from l2lcli.base import KindSpec, LearnedOptimizer, Replay
 from l2lcli.optimizers._start import learning_start
 
 
-class MetaSgdSpec(Spec):
+class MetaSgdSpec(KindSpec):
     """Meta-SGD: a learned start and a learned rate per coordinate, of either sign (Li et al. 2017, Section 3.1)."""
 
     kind: Literal["meta_sgd"] = "meta_sgd"
-    learning_rate: float = Field(0.01, gt=0)
+    learning_rate: float = Field(default=0.01, gt=0)
     """Where every coordinate's rate starts."""
     learn_start: bool = True
     """Learn theta_0; needs a window as long as the horizon."""
@@ -42,7 +42,6 @@ def meta_sgd(spec: MetaSgdSpec) -> LearnedOptimizer:
 
         return optax.GradientTransformationExtraArgs(lambda theta: optax.EmptyState(), update)
 
-    family = LearnedOptimizer(
-        init, bind, replayable=not spec.second_order, per_coordinate=lambda phi: {"rate": True}, second_order=spec.second_order
-    )
+    replay = None if spec.second_order else Replay(per_coordinate=lambda phi: {"rate": True})
+    family = LearnedOptimizer(init, bind, replay=replay, second_order=spec.second_order)
     return learning_start(family) if spec.learn_start else family

@@ -9,26 +9,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from l2lcli.base import Joint, Problem, Spec
+from l2lcli.base import Joint, Problem, ProblemSpec
 from l2lcli.data.source import DataError, Splits
 from l2lcli.problems._learners import ConvLearner, Learner, features, network, trunk
 
 JOINT_BATCH = 64  # images per step of training on all classes together
 
 
-class EpisodeSpec(Spec):
+class EpisodeSpec(ProblemSpec):
     """What every few-shot problem says of its episodes."""
 
-    ways: int = Field(5, ge=2, le=1000)
+    few_shot: ClassVar[bool] = True
+    ways: int = Field(default=5, ge=2, le=1000)
     """Classes in an episode."""
-    shots: int = Field(1, ge=1, le=1000)
+    shots: int = Field(default=1, ge=1, le=1000)
     """Support images of each class."""
-    queries: int = Field(15, ge=1, le=1000)
+    queries: int = Field(default=15, ge=1, le=1000)
     """Query images of each class."""
-    batch_size: int | None = Field(None, ge=1, le=1_000_000)
+    batch_size: int | None = Field(default=None, ge=1, le=1_000_000)
     """Support images per step, drawn without replacement; null for all of them at every step."""
     learner: Learner = ConvLearner()
     """The network that an episode trains."""

@@ -23,7 +23,7 @@ class ConvLearner(Spec):
     kind: Literal["conv"] = "conv"
     filters: Width = 32
     """Output channels of each convolution."""
-    blocks: int = Field(4, ge=1, le=8)
+    blocks: int = Field(default=4, ge=1, le=8)
     """How many; each halves the height and width, rounded down."""
 
 
@@ -31,7 +31,7 @@ class MlpLearner(Spec):
     """A multilayer perceptron on the pixels."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden: list[Width] = Field([64], max_length=16)
+    hidden: list[Width] = Field(default=[64], max_length=16)
     """Units of each hidden layer."""
     activation: Activation = "relu"
     """After each hidden layer."""

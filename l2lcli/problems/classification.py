@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Problem, Spec
+from l2lcli.base import Problem, ProblemSpec
 from l2lcli.problems.networks import Activation, mlp
 
 if TYPE_CHECKING:
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from l2lcli.data.loader import Dataset
 
 
-class ClassificationSpec(Spec):
+class ClassificationSpec(ProblemSpec):
     """f(theta) = mean softmax cross-entropy of a multilayer perceptron on a fresh minibatch."""
 
     kind: Literal["classification"] = "classification"
     dataset: Literal["digits", "mnist", "fashion_mnist"] = "digits"
     """Images and labels; digits needs no download."""
-    pool: int = Field(1, ge=1, le=28)
+    pool: int = Field(default=1, ge=1, le=28)
     """Images are first averaged over squares of this many pixels a side: a smaller theta, for a cheaper meta-training."""
-    hidden: list[Annotated[int, Field(ge=1, le=100_000)]] = Field([20], max_length=16)
+    hidden: list[Annotated[int, Field(ge=1, le=100_000)]] = Field(default=[20], max_length=16)
     """Units of each hidden layer."""
     activation: Activation = "sigmoid"
     """After each hidden layer."""
-    init_scale: float = Field(0.1, ge=0)
+    init_scale: float = Field(default=0.1, ge=0)
     """Standard deviation of theta_0, kernels and biases alike."""
-    batch_size: int = Field(128, ge=1, le=1_000_000)
+    batch_size: int = Field(default=128, ge=1, le=1_000_000)
     """Images per step, drawn with replacement."""
 
 

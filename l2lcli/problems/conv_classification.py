@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator
 
 from l2lcli import registry
-from l2lcli.base import Problem, Spec
+from l2lcli.base import Problem, ProblemSpec
 from l2lcli.problems.classification import of_network
 from l2lcli.problems.networks import convnet
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 Width = Annotated[int, Field(ge=1, le=10_000)]
 
 
-class ConvClassificationSpec(Spec):
+class ConvClassificationSpec(ProblemSpec):
     """f(theta) = mean softmax cross-entropy of a convolutional network on a fresh minibatch."""
 
     kind: Literal["conv_classification"] = "conv_classification"
     dataset: Literal["cifar10", "digits", "mnist", "fashion_mnist"] = "cifar10"
     """Images and labels; digits needs no download."""
-    labels: list[Annotated[int, Field(ge=0, le=9)]] | None = Field(None, min_length=2, max_length=10)
+    labels: list[Annotated[int, Field(ge=0, le=9)]] | None = Field(default=None, min_length=2, max_length=10)
     """The classes that are kept, renumbered 0, 1 … in this order; null for all."""
-    channels: list[Width] = Field([16, 16, 16], min_length=1, max_length=8)
+    channels: list[Width] = Field(default=[16, 16, 16], min_length=1, max_length=8)
     """Output channels of each convolution; each is followed by ReLU and 2 x 2 max-pooling."""
-    kernel: int = Field(5, ge=1, le=31)
+    kernel: int = Field(default=5, ge=1, le=31)
     """Height and width of the convolutions' kernels, odd."""
-    hidden: list[Width] = Field([32], max_length=8)
+    hidden: list[Width] = Field(default=[32], max_length=8)
     """Units of each fully connected hidden layer."""
     batch_norm: bool = True
     """Normalise every layer but the last by the minibatch's own statistics."""
-    init_scale: float = Field(0.01, ge=0)
+    init_scale: float = Field(default=0.01, ge=0)
     """Standard deviation of theta_0, kernels and biases alike."""
-    batch_size: int = Field(128, ge=1, le=100_000)
+    batch_size: int = Field(default=128, ge=1, le=100_000)
     """Images per step, drawn with replacement."""
 
     @field_validator("labels")

@@ -18,7 +18,7 @@ class DigitsFewshotSpec(EpisodeSpec):
     """Episodes of the digits 0 to 4 for training, of 5 to 9 for testing."""
 
     kind: Literal["digits_fewshot"] = "digits_fewshot"
-    ways: int = Field(5, ge=2, le=SEEN)
+    ways: int = Field(default=5, ge=2, le=SEEN)
     """Classes in an episode."""
     learner: Learner = MlpLearner()
     """The network that an episode trains."""

@@ -15,9 +15,9 @@ class ImageFolderSpec(EpisodeSpec):
     """Episodes of the images in a folder, whose splits have classes of their own."""
 
     kind: Literal["image_folder"] = "image_folder"
-    folder: str = Field("miniimagenet", min_length=1, max_length=4096)
+    folder: str = Field(default="miniimagenet", min_length=1, max_length=4096)
     """With {train,val,test}/<class>/<image>, or {train,val,test}.csv and images/; absolute, or below data.raw_dir."""
-    size: int = Field(84, ge=1, le=512)
+    size: int = Field(default=84, ge=1, le=512)
     """Height and width that images are resized to."""
 
 

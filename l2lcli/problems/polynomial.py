@@ -7,20 +7,20 @@ from typing import Literal
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Problem, Spec
+from l2lcli.base import Problem, ProblemSpec
 
 
-class PolynomialSpec(Spec):
+class PolynomialSpec(ProblemSpec):
     """f(theta) = mean over samples of (Σ_k theta_k x^k − y)²."""
 
     kind: Literal["polynomial"] = "polynomial"
-    dimension: int = Field(7, ge=1, le=64)
+    dimension: int = Field(default=7, ge=1, le=64)
     """Coefficients; the degree is one less."""
-    samples: int = Field(50, ge=1, le=100_000)
+    samples: int = Field(default=50, ge=1, le=100_000)
     """Points x ~ U[-1, 1), drawn once per task."""
-    noise: float = Field(0.1, ge=0)
+    noise: float = Field(default=0.1, ge=0)
     """Standard deviation of the noise on y."""
-    start_scale: float = Field(0.1, ge=0)
+    start_scale: float = Field(default=0.1, ge=0)
     """theta_0 ~ N(0, start_scale²)."""
 
 

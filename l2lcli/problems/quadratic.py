@@ -7,22 +7,22 @@ from typing import Literal
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Problem, Spec
+from l2lcli.base import Problem, ProblemSpec
 
 
-class QuadraticSpec(Spec):
+class QuadraticSpec(ProblemSpec):
     """f(theta) = ‖W theta − y‖², or the mean of several such."""
 
     kind: Literal["quadratic"] = "quadratic"
-    dimension: int = Field(10, ge=1, le=10_000)
+    dimension: int = Field(default=10, ge=1, le=10_000)
     """Coordinates of theta; W is square."""
     distribution: Literal["gaussian", "uniform"] = "gaussian"
     """Of the entries of W and y: N(0, 1), or U[0, 1)."""
     start: Literal["gaussian", "uniform", "zeros"] = "gaussian"
     """Of theta_0: N(0, 1) or U[0, 1), times start_scale; or all zeros."""
-    start_scale: float = Field(1.0, ge=0)
+    start_scale: float = Field(default=1.0, ge=0)
     """Multiplies theta_0."""
-    instances: int = Field(1, ge=1, le=10_000)
+    instances: int = Field(default=1, ge=1, le=10_000)
     """Quadratics whose mean f is, each with a theta of its own; theta has so many rows where they are more than 1."""
 
 

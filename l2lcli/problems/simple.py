@@ -7,20 +7,20 @@ from typing import Literal
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Problem, Spec
+from l2lcli.base import Problem, ProblemSpec
 
 
-class SimpleSpec(Spec):
+class SimpleSpec(ProblemSpec):
     """f(x) = x², from x = 1."""
 
     kind: Literal["simple"] = "simple"
 
 
-class SimpleMultiSpec(Spec):
+class SimpleMultiSpec(ProblemSpec):
     """f(x) = Σ_i x_i², from x_i = 1, each x_i a parameter of its own."""
 
     kind: Literal["simple_multi"] = "simple_multi"
-    dimension: int = Field(2, ge=1, le=100)
+    dimension: int = Field(default=2, ge=1, le=100)
     """Parameters x_0, x_1 …"""
 
 

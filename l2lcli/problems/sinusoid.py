@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Joint, Problem, Spec
+from l2lcli.base import Joint, Problem, ProblemSpec
 from l2lcli.problems._learners import features
 from l2lcli.problems.networks import Activation, mlp
 
@@ -16,15 +16,16 @@ AMPLITUDE, PHASE, X = (0.1, 5.0), (0.0, math.pi), (-5.0, 5.0)  # intervals that 
 JOINT_BATCH = 256  # points per step, each of another sinusoid, of training on all of them together
 
 
-class SinusoidSpec(Spec):
+class SinusoidSpec(ProblemSpec):
     """f(theta) = mean squared error of a multilayer perceptron on a few points of A sin(x − φ)."""
 
+    few_shot: ClassVar[bool] = True
     kind: Literal["sinusoid"] = "sinusoid"
-    shots: int = Field(10, ge=1, le=100_000)
+    shots: int = Field(default=10, ge=1, le=100_000)
     """Points to learn from, drawn once per task."""
-    queries: int = Field(10, ge=1, le=100_000)
+    queries: int = Field(default=10, ge=1, le=100_000)
     """Other points, that the trained network is judged on."""
-    hidden: list[Annotated[int, Field(ge=1, le=10_000)]] = Field([40, 40], max_length=16)
+    hidden: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(default=[40, 40], max_length=16)
     """Units of each hidden layer."""
     activation: Activation = "relu"
     """After each hidden layer."""

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from l2lcli import registry
-from l2lcli.base import LearnedOptimizer
+from l2lcli.base import LearnedOptimizer, Replay
 from l2lcli.inner.flat import flat, ravel
 from l2lcli.optimizers._averages import AveragesSpec
 from l2lcli.optimizers._lstm_cell import fuse, window
@@ -38,7 +38,7 @@ def nosy():
 
     phi = {"rate": -4.0, "decay": 0.3, "shrink": -3.0}
     return LearnedOptimizer(
-        lambda key, theta: jax.tree.map(lambda x: jnp.asarray(x, ravel(theta).dtype), phi), bind, replayable=True
+        lambda key, theta: jax.tree.map(lambda x: jnp.asarray(x, ravel(theta).dtype), phi), bind, replay=Replay()
     )
 
 
@@ -123,7 +123,7 @@ def test_the_hand_derived_backward_pass_is_that_of_autodiff(layers):
 
 
 def test_what_cannot_be_replayed_is_refused():
-    whole = FAMILIES["adam"]._replace(replayable=False)
+    whole = FAMILIES["adam"]._replace(replay=None)
     spec = registry.estimator.specs()["replay"]()
     with pytest.raises(ValueError, match="cannot be replayed block by block"):
         registry.estimator.build(spec, PROBLEMS["quadratic"], whole, M, WEIGHTS)

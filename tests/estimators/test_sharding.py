@@ -57,7 +57,7 @@ ONCE = """
 import logging
 import jax, jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 2)
-from types import SimpleNamespace
+from l2lcli.config.specs import MetaOptimizerSpec, TrainSpec
 from l2lcli import registry
 from l2lcli.estimators import _sharding
 from l2lcli.estimators.replay import ReplaySpec
@@ -76,18 +76,18 @@ family = lstm(LstmSpec(layers=1, hidden=3))
 for tasks in (2, 1):  # a task on each device; one task, whose coordinates are split
     spec = ReplaySpec(window=5)
     build = lambda *n: registry.estimator.build(spec, problem, family, n[0], (1.0,) * 10, n[1])
-    adam = SimpleNamespace(name="adam", learning_rate=0.01, schedule="cosine", clip=1.0, factors={})
-    section = SimpleNamespace(
+    adam = MetaOptimizerSpec(name="adam", learning_rate=0.01, schedule="cosine", clip=1.0, factors={})
+    section = TrainSpec(
         episodes=4, horizon=10, tasks=tasks, estimator=spec, validation_seeds=2, weights="all", meta_optimizer=adam
     )
     meta = meta_training(problem, family, _sharding.over_tasks(build, tasks, 2), section)
     root = jax.random.key(0)
-    outer = meta.place(meta.init(root, family.init(root, {"theta": jnp.zeros(4)}), ()))
+    state = meta.place(meta.init(root, family.init(root, {"theta": jnp.zeros(4)}), ()))
     compiled.clear()
     for count in (1, 3, 2):
-        outer, _ = meta.advance(root, outer, (), jnp.int32(count))
-    assert int(outer.step) == 6
-    leaf = outer.inner.opt.h[0]
+        state, _ = meta.advance(root, state, (), jnp.int32(count))
+    assert int(state.step) == 6
+    leaf = state.inner.opt.h[0]
     assert not leaf.sharding.is_fully_replicated, leaf.sharding
     print(sum("Finished XLA compilation of jit(advance)" in line for line in compiled))
 """

@@ -14,7 +14,6 @@ from l2lcli import registry
 from l2lcli.config import ConfigError, config_class, load
 from l2lcli.estimators import _sharding
 from l2lcli.inner.flat import flat
-from l2lcli.inner.query import weights
 from l2lcli.inner.unroll import namespace
 from l2lcli.meta.loop import meta_training
 from tests.support import ROOT
@@ -166,7 +165,7 @@ def test_validation_measures_what_is_trained_for():
     spec = config_class()().train.model_copy(
         update={"horizon": T, "weights": list(SOME), "validation_seeds": 3, "episodes": 1, "tasks": M}
     )
-    assert weights(spec) == SOME and weights(spec.model_copy(update={"weights": "last"})) == LAST
+    assert spec.step_weights == SOME and spec.model_copy(update={"weights": "last"}).step_weights == LAST
     spec = spec.model_copy(update={"estimator": registry.estimator.specs()["auto"](window=T)})
     made = registry.estimator.build(spec.estimator, PROBLEM, optimizer, M, SOME)
     found = meta_training(PROBLEM, optimizer, made, spec).validate(jax.random.key(0), phi, ())

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from l2lcli import registry
-from l2lcli.inner.unroll import axes, fresh, namespace, unroll
+from l2lcli.inner.unroll import Trajectory, axes, fresh, namespace, unroll
 from l2lcli.optimizers.hand import hand
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 from l2lcli.problems.classification import ClassificationSpec
@@ -38,7 +38,7 @@ def test_unroll_equals_an_ordinary_optax_loop(problem):
         theta = optax.apply_updates(theta, update)
     phi = {"log_learning_rate": jnp.log(0.05)}
     inner = fresh(problem, hand("adam"), phi, key, data)
-    after, losses = unroll(problem, hand("adam"), phi, inner, data, 8)
+    after, losses, *_ = unroll(problem, hand("adam"), phi, inner, data, 8)
     np.testing.assert_allclose([inner.value, *losses[:-1]], expected, rtol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after.theta, theta)
     assert after.t == 8 and after.value == losses[-1]
@@ -48,9 +48,9 @@ def test_20_steps_are_13_and_then_7_bit_for_bit(problem):
     data, phi = problem.data["train"], phi_of(LSTM, problem)
     run = jax.jit(lambda inner, steps: unroll(problem, LSTM, phi, inner, data, steps), static_argnums=1)
     start = jax.jit(lambda: fresh(problem, LSTM, phi, jax.random.key(4), data))()
-    whole, losses = run(start, 20)
-    middle, first = run(start, 13)
-    end, second = run(middle, 7)
+    whole, losses, *_ = run(start, 20)
+    middle, first, *_ = run(start, 13)
+    end, second, *_ = run(middle, 7)
     assert (np.concatenate([first, second]) == losses).all()
     raw = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(raw(a), raw(b)), whole, end)
@@ -61,7 +61,9 @@ def test_every_optimizer_gets_the_same_start_and_the_same_batches(problem):
     started = [fresh(problem, family, phi_of(family, problem), key, data) for family in (LSTM, hand("sgd"))]
     jax.tree.map(np.testing.assert_array_equal, started[0].theta, started[1].theta)
     still = {"log_learning_rate": jnp.float32(-np.inf)}  # a rate of 0: the losses differ by their batches alone
-    losses = [unroll(problem, hand(n), still, fresh(problem, hand(n), still, key, data), data, 4)[1] for n in ("sgd", "adam")]
+    losses = [
+        unroll(problem, hand(n), still, fresh(problem, hand(n), still, key, data), data, 4).losses for n in ("sgd", "adam")
+    ]
     np.testing.assert_array_equal(*losses)
     assert (np.ptp(losses[0]) > 0) == problem.minibatch  # a fresh minibatch at every step
 
@@ -72,9 +74,9 @@ def test_vmap_with_axes_equals_one_after_the_other(problem):
     def one(key):
         return unroll(problem, LSTM, phi, fresh(problem, LSTM, phi, key, data), data, 5)
 
-    together, losses = jax.vmap(one, out_axes=(axes(), 0))(keys)
+    together, losses, *_ = jax.vmap(one, out_axes=Trajectory(axes(), 0, 0, 0))(keys)
     assert together.t.shape == ()
-    np.testing.assert_allclose(losses, [one(key)[1] for key in keys], rtol=1e-4)
+    np.testing.assert_allclose(losses, [one(key).losses for key in keys], rtol=1e-4)
 
 
 def test_namespaces_do_not_meet():

@@ -1,7 +1,6 @@
 """The outer loop against one written out, and what it does with meta-gradients that are not finite."""
 
 import math
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import pytest
 
 from l2lcli import registry
 from l2lcli.base import Estimate, Estimator
+from l2lcli.config.specs import MetaOptimizerSpec, TrainSpec
 from l2lcli.estimators.autodiff import AutodiffSpec, autodiff
 from l2lcli.inner.unroll import fresh, namespace, unroll
 from l2lcli.meta.loop import CAPACITY, Record, meta_training, run
@@ -38,7 +38,7 @@ def section(**more):
         "factors": {},
     }
     meta |= more.pop("meta_optimizer", {})
-    return SimpleNamespace(**spec | more, meta_optimizer=SimpleNamespace(**meta))
+    return TrainSpec(**spec | more, meta_optimizer=MetaOptimizerSpec(**meta))
 
 
 def estimator(spec):
@@ -53,8 +53,8 @@ def begin(meta, phi=PHI):
 def train(spec, made=None):
     """All rows, and the last chunk."""
     meta = meta_training(PROBLEM, FAMILY, made or estimator(spec), spec)
-    outer, record = begin(meta)
-    chunks = list(run(meta, spec, ROOT, outer, record, (), ()))
+    state, record = begin(meta)
+    chunks = list(run(meta, spec, ROOT, state, record, (), ()))
     return [row for chunk in chunks for row in chunk.rows], chunks[-1]
 
 
@@ -71,7 +71,7 @@ def test_meta_training_equals_a_loop_written_out():
             update, opt = tx.update(found.grad, opt, phi)
             phi, loss = optax.apply_updates(phi, update), loss + float(found.loss)
         assert [r for r in rows if "loss" in r][episode]["loss"] == pytest.approx(loss, rel=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), last.outer.phi, phi)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), last.state.phi, phi)
 
 
 def test_how_steps_are_cut_into_dispatches_leaves_no_trace():
@@ -79,11 +79,11 @@ def test_how_steps_are_cut_into_dispatches_leaves_no_trace():
     meta = meta_training(PROBLEM, FAMILY, estimator(spec), spec)
     ends = []
     for cuts in ([12], [1, 4, 2, 5]):
-        outer, rows = begin(meta)[0], []
+        state, rows = begin(meta)[0], []
         for count in cuts:
-            outer, buffer = meta.advance(ROOT, outer, (), jnp.int32(count))
+            state, buffer = meta.advance(ROOT, state, (), jnp.int32(count))
             rows.append(np.array(buffer[:count]))
-        ends.append([np.concatenate(rows), *map(np.array, jax.tree.leaves((outer.phi, outer.opt, outer.inner.theta)))])
+        ends.append([np.concatenate(rows), *map(np.array, jax.tree.leaves((state.phi, state.opt, state.inner.theta)))])
     for a, b in zip(*ends, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -93,8 +93,8 @@ def test_factors_multiply_the_steps_of_the_leaves_they_match():
     for patterns in ({}, {"readout/bias": 0.0, "readout/*": 0.25}):
         spec = section(meta_optimizer={"factors": patterns})
         meta = meta_training(PROBLEM, FAMILY, estimator(spec), spec)
-        outer = meta.advance(ROOT, begin(meta)[0], (), jnp.int32(1))[0]
-        moved[len(patterns)] = jax.tree.map(lambda new, old: np.array(new - old), outer.phi, PHI)
+        state = meta.advance(ROOT, begin(meta)[0], (), jnp.int32(1))[0]
+        moved[len(patterns)] = jax.tree.map(lambda new, old: np.array(new - old), state.phi, PHI)
     plain, slowed = moved[0], moved[2]
     assert slowed["readout"]["bias"] == 0 and np.abs(plain["readout"]["bias"]) > 0  # the first match counts
     np.testing.assert_allclose(slowed["readout"]["kernel"], 0.25 * plain["readout"]["kernel"], rtol=1e-4, atol=1e-7)
@@ -115,14 +115,14 @@ def test_validation_is_the_mean_summed_loss_of_fixed_seeds_and_the_best_phi_is_k
     total = 0.0
     for key in jax.random.split(namespace(ROOT, "validation"), 3):
         inner = fresh(PROBLEM, FAMILY, last.record.best, key, ())
-        total += float(inner.value + unroll(PROBLEM, FAMILY, last.record.best, inner, (), 9)[1].sum())
+        total += float(inner.value + unroll(PROBLEM, FAMILY, last.record.best, inner, (), 9).losses.sum())
     assert best == pytest.approx(total / 3, rel=1e-4)
 
 
 def test_what_is_trained_already_is_kept_where_training_makes_it_worse():
     meta = meta_training(PROBLEM, FAMILY, estimator(spec := section(meta_optimizer={"learning_rate": 30.0})), spec)
-    outer, record = begin(meta)
-    chunks = run(meta, spec, ROOT, outer, record, (), (), trained=True)
+    state, record = begin(meta)
+    chunks = run(meta, spec, ROOT, state, record, (), (), trained=True)
     first = next(chunks)
     assert first.step == first.rows[0]["episode"] == 0 and first.rows[0]["best"]
     *_, last = chunks
@@ -150,16 +150,16 @@ def test_meta_gradients_that_are_not_finite_are_skipped_and_counted():
     rows, last = train(spec, faulty(spec, lambda t: t == 5))
     episodes = [row for row in rows if "loss" in row]
     assert [row["skipped"] for row in episodes] == [1] * 6
-    assert last.finished == "done" and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last.outer.phi))
+    assert last.finished == "done" and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last.state.phi))
     assert all(row["grad_norm"] > 0 for row in episodes)
-    assert int(last.outer.opt[1][0].count) == 6  # Adam has seen the finite ones alone
+    assert int(last.state.opt[1][0].count) == 6  # Adam has seen the finite ones alone
 
 
 def test_a_run_of_them_ends_as_diverged_with_the_last_good_phi():
     spec = section(episodes=100)
     rows, last = train(spec, faulty(spec, lambda t: t >= 0))
     assert last.finished == "diverged" and last.step == 20
-    jax.tree.map(np.testing.assert_array_equal, last.outer.phi, PHI)
+    jax.tree.map(np.testing.assert_array_equal, last.state.phi, PHI)
     assert all(row["grad_norm"] is None for row in rows if "loss" in row)
 
 
@@ -175,14 +175,14 @@ def test_patience_ends_training_early():
     [("constant", 0.2, 0.2), ("cosine", 0.1, 0.0), ("linear", 0.1, 0.0), ("exponential", 0.02, 0.002)],
 )
 def test_schedules(schedule, half, end):
-    rate = learning_rate(SimpleNamespace(schedule=schedule, learning_rate=0.2), 100)
+    rate = learning_rate(MetaOptimizerSpec(schedule=schedule, learning_rate=0.2), 100)
     np.testing.assert_allclose([rate(0), rate(50), rate(100)], [0.2, half, end], rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["sgd", "rmsprop"])
 def test_any_optax_optimizer_meta_trains(name):
     _, last = train(section(episodes=2, meta_optimizer={"name": name, "learning_rate": 1e-3}))
-    moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(last.outer.phi), jax.tree.leaves(PHI), strict=True)]
+    moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(last.state.phi), jax.tree.leaves(PHI), strict=True)]
     assert max(moved) > 0
 
 
