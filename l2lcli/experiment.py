@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from l2lcli import registry, tree
 from l2lcli.base import Key, LearnedOptimizer, Problem
 from l2lcli.config import Config, ConfigError, variant
 from l2lcli.config.specs import FEW_SHOT
-from l2lcli.evaluation import few_shot, gates
-from l2lcli.evaluation.compare import Comparison, compare, program
-from l2lcli.evaluation.inspection import Inspection, inspect
+from l2lcli.inner.check import check_problem
 from l2lcli.inner.unroll import namespace
-from l2lcli.optimizers.hand import hand
-from l2lcli.runs import trained, tuned_rates
+from l2lcli.runs import trained
 from l2lcli.runs.files import RunError
 from l2lcli.runs.trained import Trained
-
-BESIDE = ("adam", "sgd")  # whose updates are shown beside the learned ones, where they are among the baselines
 
 
 class Experiment(NamedTuple):
@@ -87,20 +77,6 @@ class Experiment(NamedTuple):
         return varied
 
 
-class Evaluation(NamedTuple):
-    """What an evaluation found.
-
-    Attributes:
-      comparisons: name -> comparison, first the experiment's own, then each variant's.
-      inspection: what the learned optimizer's updates look like; None where there is none, or on few-shot problems.
-      gates: rows of gates.csv; None where the learned optimizer has none.
-    """
-
-    comparisons: dict[str, Comparison]
-    inspection: Inspection | None
-    gates: list[tuple[Any, ...]] | None = None
-
-
 def build(config: Config) -> Experiment:
     """Build what a config describes.
 
@@ -114,7 +90,10 @@ def build(config: Config) -> Experiment:
         raise ConfigError([f"optimizer: {error}"]) from error
     if not jax.tree.leaves(phi):
         raise ConfigError(["optimizer: nothing of it is learned"])
-    if problem.query is None and (alien := [name for name in config.eval.baselines if name in FEW_SHOT]):
+    if config.few_shot != (problem.query is not None):
+        said = "says few_shot, and has no query" if config.few_shot else "has a query: its spec must say `few_shot = True`"
+        raise ConfigError([f"problem.kind: {config.problem.kind!r} {said}"])
+    if not config.few_shot and (alien := [name for name in config.eval.baselines if name in FEW_SHOT]):
         raise ConfigError([f"eval.baselines: {alien[0]} is for few-shot problems, which {config.problem.kind} is not"])
     return built
 
@@ -133,121 +112,19 @@ def load(name: str | Path | None = None) -> optax.GradientTransformationExtraArg
     Raises RunError if there is none, or if it is damaged.
     """
     found = trained.read(name)
-    return registry.optimizer.build(found.config.optimizer).bind(tree.nest(found.phi))
+    return registry.optimizer.build(found.optimizer).bind(tree.nest(found.phi))
 
 
-def evaluate(
-    experiment: Experiment,
-    phi: Any | None,
-    tell: Callable[[str], None],
-    poll: Callable[[], None],
-    kept: Mapping[str, Any] = {},
-) -> Evaluation:
-    """Compare phi, or nothing where it is None, with the baselines of the config's `eval` section, and look at its updates.
+def checked(experiment: Experiment, warn: Callable[[str], None]) -> None:
+    """Look at one task of a problem that is not the package's own, before hours go into it.
 
-    Args:
-      experiment: what to compare on, with the variants of its config.
-      phi: parameters of its optimizer.
-      tell: called with a line on what is being done.
-      poll: called every few seconds.
-      kept: other parameters of its optimizer, by name, which are rows of the comparison but not judged.
+    `warn` hears of what is odd. Raises ConfigError, a line for each thing that is wrong.
     """
-    config = experiment.config
-    found = {config.name: _compare(experiment, phi, kept, tell, poll)}
-    for name in config.eval.variants:
-        saying = lambda line, name=name: tell(f"{name}: {line}")  # noqa: E731
-        found[name] = _compare(experiment.varied(name, phi), phi, kept, saying, poll)
-    if phi is None:
-        return Evaluation(found, None)
-    few = experiment.problem.query is not None
-    inspection = None if few else _inspect(experiment, phi, found[config.name].summary, tell, poll)
-    return Evaluation(found, inspection, _gates(experiment, phi, tell, poll))
-
-
-def _inspect(experiment: Experiment, phi: Any, summary: dict[str, Any], tell: Callable[[str], None], poll: Callable[[], None]):
-    poll()
-    tell("recording updates")
-    optimizers = {summary["learned"]: (experiment.optimizer, phi)}
-    for name in BESIDE:
-        if rates := summary["optimizers"].get(name, {}).get("phi_final"):
-            optimizers[name] = hand(name), {"log_learning_rate": jnp.float32(math.log(rates["learning_rate"]))}
-    return inspect(experiment.problem, optimizers, namespace(experiment.root, "inspection"), experiment.config.eval.steps)
-
-
-def _gates(experiment: Experiment, phi: Any, tell: Callable[[str], None], poll: Callable[[], None]):
-    if experiment.optimizer.gates is None:
-        return None
-    poll()
-    tell("recording gates")
-    spec, few = experiment.config.eval, experiment.problem.query is not None
-    steps, split = (spec.updates, "test") if few else (min(spec.steps, gates.STEPS), "train")
-    key = namespace(experiment.root, "inspection")
-    return gates.record(experiment.problem, experiment.optimizer, phi, key, steps, split)
-
-
-def _compare(
-    experiment: Experiment,
-    phi: Any | None,
-    kept: Mapping[str, Any],
-    tell: Callable[[str], None],
-    poll: Callable[[], None],
-) -> Comparison:
-    config, spec = experiment.config, experiment.config.eval
-    learned = None if phi is None else (experiment.label, experiment.optimizer, phi)
-    what = experiment.problem, config.name, learned, spec.baselines, experiment.root
-    common = {"tuning_seeds": spec.tuning_seeds, "tell": tell, "poll": poll}
-    if experiment.problem.query is not None:
-        found = few_shot.compare(*what, updates=spec.updates, episodes=spec.episodes, joint_steps=spec.joint_steps, **common)
-        found.summary["test_episodes"] = _episodes(experiment)
-    else:
-        found = compare(
-            *what,
-            steps=spec.steps,
-            seeds=spec.seeds,
-            metrics_every=spec.metrics_every,
-            kept=kept,
-            remember=_remembering(experiment, tell),
-            **common,
-        )
-    subsets = [label for label in experiment.problem.provenance if "[" in label]
-    label = {"label": f"{config.name} ({', '.join(subsets)})"} if subsets else {}
-    return found._replace(summary={**found.summary, **label})
-
-
-def _episodes(experiment: Experiment) -> str:
-    """A digest of all that decides what the test episodes are: results under one digest can be compared."""
-    config = experiment.config
-    drawn = [config.problem.model_dump(mode="json"), config.seed, config.eval.episodes, dict(experiment.problem.provenance)]
-    return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _remembering(
-    experiment: Experiment, tell: Callable[[str], None]
-) -> Callable[[str, Callable[[], dict[str, float]]], dict[str, float]]:
-    """`compare`'s `remember`: by all that decides which learning rates are found, in the cache folder."""
-    problem, config = experiment.problem, experiment.config
-    if jax.tree.leaves(dict(problem.data)) and not problem.provenance:
-        return lambda baseline, find: find()  # nothing says what its data are
-    identity = {
-        "problem": config.problem.model_dump(mode="json"),
-        "program": hashlib.sha256(program(problem).encode()).hexdigest(),
-        "minibatch": problem.minibatch,
-        "data": dict(problem.provenance),
-        "steps": config.eval.steps,
-        "tuning_seeds": config.eval.tuning_seeds,
-        "seed": config.seed,
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")},
-        "backend": [jax.default_backend(), jax.devices()[0].device_kind],
-    }
-
-    def remember(baseline: str, find: Callable[[], dict[str, float]]) -> dict[str, float]:
-        whole = {**identity, "baseline": baseline}
-        found = tuned_rates.read(whole)
-        if found is None:
-            found = find()
-            tuned_rates.write(whole, found)
-        else:
-            tell(f"{baseline}: learning rates as tuned before, from the cache")
-        return found
-
-    return remember
+    kind = experiment.config.problem.kind
+    if registry.problem.builder(kind).__module__.startswith("l2lcli."):
+        return  # the package's own are tested
+    wrong, odd = check_problem(experiment.problem, namespace(experiment.root, "check"))
+    if wrong:
+        raise ConfigError(f"problem {kind!r}: {line}" for line in wrong)
+    for line in odd:
+        warn(f"warning: problem {kind!r}: {line}")

@@ -1,13 +1,41 @@
-"""How a command ends before it is done: by a signal, which is a flag looked at where stopping is safe, or by divergence."""
+"""How a command ends before it is done: by a signal, which is a flag looked at where stopping is safe, or by divergence.
+
+And whom long work tells what it is doing.
+"""
 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Protocol
 
 EXIT = {signal.SIGTERM: 75, signal.SIGINT: 130}
+
+
+class Progress(Protocol):
+    """What work that takes long is given: somebody to tell, and to ask whether to go on."""
+
+    def say(self, line: str) -> None:
+        """Hear what is being done."""
+
+    def check(self) -> None:
+        """Called every few seconds, where stopping is safe; raises to stop."""
+
+
+class Unwatched:
+    """Nobody is told, and nothing stops it."""
+
+    def say(self, line: str) -> None:
+        """Pass it over."""
+
+    def check(self) -> None:
+        """Go on."""
+
+
+UNWATCHED = Unwatched()
 
 
 class Ending(Exception):  # noqa: N818  (no error of anybody's)
@@ -51,9 +79,10 @@ class Signals:
 
 @contextmanager
 def listening() -> Iterator[Signals]:
-    """SIGINT and SIGTERM set a flag for the duration. Main thread only."""
+    """SIGINT and SIGTERM set a flag for the duration; outside of the main thread, which alone may say so, they do not."""
     flag = Signals()
-    before = {number: signal.signal(number, flag) for number in EXIT}
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, flag) for number in EXIT} if main else {}
     try:
         yield flag
     finally:

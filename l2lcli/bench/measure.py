@@ -82,7 +82,8 @@ def bench(work: Work, *, ways: tuple[str, ...] = WAYS, quick: bool = False) -> d
         "autodiff": (AutodiffSpec(window=work.window, checkpoint=False), plain, 1),
     }
     runs: dict[str, Callable[[], Any]] = {}
-    compile_seconds, temp_bytes = dict.fromkeys(WAYS), dict.fromkeys(WAYS)
+    compile_seconds: dict[str, float | None] = dict.fromkeys(WAYS)
+    temp_bytes: dict[str, int | None] = dict.fromkeys(WAYS)
     for name, (spec, family, devices) in known.items():
         if name in ways:
             run, compile_seconds[name], temp_bytes[name] = _compiled(problem, family, spec, work, devices, phi, data)

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 
 from l2lcli.base import LearnedOptimizer
+from l2lcli.inner.transformation import transformation
 from l2lcli.optimizers._preprocess import Identity, preprocess
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 
@@ -44,7 +44,7 @@ def plain_lstm(spec: LstmSpec) -> LearnedOptimizer:
             step = spec.output_scale * (x @ phi["readout"]["kernel"] + phi["readout"]["bias"])
             return unravel(step), (tuple(new_h), tuple(new_c))
 
-        return optax.GradientTransformationExtraArgs(init, update)
+        return transformation(init, update)
 
     return LearnedOptimizer(lstm(spec).init, bind)
 
@@ -53,9 +53,11 @@ def torch_window(work: Any) -> Callable[[], Any] | None:
     """One window's meta-gradient in PyTorch as a function of nothing; None where PyTorch or the peer's file is missing."""
     if not TORCH.is_file() or importlib.util.find_spec("torch") is None:
         return None
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]  not a dependency: measured where it is installed
 
     spec = importlib.util.spec_from_file_location("torch_l2l", TORCH)
+    assert spec is not None
+    assert spec.loader is not None  # it is a .py file, which is there
     peer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(peer)
     torch.manual_seed(0)

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from l2lcli.reports.tables import demand
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from l2lcli.runs.files import RunError, faults, one_line
 from l2lcli.runs.metrics import append_rows, read_rows
 from l2lcli.signals import Signals, Stopped
@@ -33,13 +34,54 @@ VARIED: dict[str, list[Point]] = {
 WAYS = ("replay", "autodiff_checkpoint")
 PIXELS = {"digits": 64, "mnist": 784}
 
-_BY_WAY = dict.fromkeys(WAYS, float)
-_MEASURED = {
-    **{"way": (str,), "work": ({name: (type(value),) for name, value in BASE.items()} | {"coordinates": (int,)},)},
-    **{"machine": ({"device": (str,), "devices": (int,)},), "repeats": (int,), "peak_rss_bytes": (float,)},
-    **{"seconds_per_100_steps": (_BY_WAY,), "temp_bytes": (_BY_WAY,)},
-}
-_FAILED = {"way": (str,), "work": _MEASURED["work"], "error": (str,)}
+
+class _Loose(BaseModel):
+    """Strict about what it names; other keys are passed over."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Work(_Loose):
+    problem: str
+    tasks: int
+    window: int
+    layers: int
+    hidden: int
+    width: int
+    coordinates: int
+
+
+class _Machine(_Loose):
+    device: str
+    devices: int
+
+
+class _Measured(_Loose):
+    work: _Work
+    machine: _Machine
+    repeats: int
+    peak_rss_bytes: float
+    seconds_per_100_steps: dict[str, float | None]
+    temp_bytes: dict[str, float | None]
+
+
+class _MeasuredRow(_Measured):
+    way: str
+
+
+class _FailedRow(_Loose):
+    way: str
+    work: _Work
+    error: str
+
+
+def _demand(value: Any, model: type[BaseModel]) -> None:
+    """Raises ValueError, in one line, unless a JSON value has that shape."""
+    try:
+        model.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def coordinates(point: Point) -> int:
@@ -68,7 +110,7 @@ def read(path: Path) -> list[Row]:
     newest: dict[Any, Row] = {}
     for number, row in enumerate(read_rows(path), start=1):
         try:
-            demand(row, _FAILED if "error" in row else _MEASURED, "")
+            _demand(row, _FailedRow if "error" in row else _MeasuredRow)
         except ValueError as error:
             raise RunError(f"{path}:{number}: no row of l2l bench --scaling: {error}") from None
         newest[_key(row["way"], row["work"])] = row
@@ -97,9 +139,9 @@ def measure(path: Path, wanted: list[Point] | None = None, *, flag: Signals | No
         print(f"{i}/{len(todo)}  {name(point)}, {way}: ", end="", file=sys.stderr, flush=True)
         try:
             row = _child(point, way, flag)
-        except Stopped:
+        except Stopped as stopped:
             print("stopped", file=sys.stderr)
-            raise Stopped(flag.received, f"; {path} keeps what was measured, the same command goes on") from None
+            raise Stopped(stopped.number, f"; {path} keeps what was measured, the same command goes on") from None
         append_rows(path, [row])
         print(_said(row), file=sys.stderr, flush=True)
 
@@ -114,13 +156,13 @@ def _child(point: Point, way: str, flag: Signals) -> Row:
     words = [sys.executable, "-m", "l2lcli", "bench", *options, "--alone", "--way", way, "--quick", "--json"]
     # A program that comes out of the cache, where others are compiled, would make peaks that cannot be compared.
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    streams: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(words, env=environment, text=True, errors="replace", **streams) as child:
         try:
-            out = err = None
-            while out is None:
+            while True:
                 try:
                     out, err = child.communicate(timeout=0.2)
+                    break
                 except subprocess.TimeoutExpired:
                     flag.check()
             flag.check()  # Ctrl-C reaches the child too, and its end is then no failure
@@ -131,7 +173,7 @@ def _child(point: Point, way: str, flag: Signals) -> Row:
         return {"way": way, "work": work, "error": _why(child.returncode, err)}
     try:
         found = json.loads(out)
-        demand(found, _MEASURED | {"way": str}, "")
+        _demand(found, _Measured)
     except ValueError as error:
         return {"way": way, "work": work, "error": f"it printed no result: {one_line(error)}"}
     return {"way": way, **found}

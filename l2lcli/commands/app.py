@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from l2lcli.commands import bench, config
+from l2lcli.commands import bench, config, new, report
 
 if TYPE_CHECKING:
+    from l2lcli.commands.begin import Begun
     from l2lcli.config import Config
-    from l2lcli.runs.rundir import Run
     from l2lcli.runs.trained import Trained
 
 app = typer.Typer(
@@ -25,6 +25,9 @@ app = typer.Typer(
 )
 
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a config value: train.horizon=200.")]
+Import = Annotated[
+    list[str], typer.Option("--import", metavar="FILE", help="Import a Python file, or a module, that registers something.")
+]
 ROOT = Path("runs")
 NEWEST = ""  # what --resume without a RUN becomes, see __main__.py
 
@@ -40,6 +43,8 @@ def version(show: bool) -> None:
 
 app.command("bench")(bench.bench)
 app.add_typer(config.app, name="config")
+app.command("new")(new.new)
+app.command("report")(report.report)
 
 
 @app.callback()
@@ -64,39 +69,37 @@ def train(
     """Meta-train an optimizer, and compare it with tuned baselines."""
     from l2lcli import config as configs
     from l2lcli import signals
-    from l2lcli.runs import files, rundir, trained
+    from l2lcli.commands.begin import begin
 
     if path is None and resume is None:
         raise typer.BadParameter("give an experiment file, such as configs/digits.yaml, or --resume")
     if resume is not None and (run_dir or init_from or (overrides and path is None)):
         raise typer.BadParameter("--resume goes on with a run as it was begun: no --run-dir, --init-from or --set")
-    config = None if path is None else configs.load(path, overrides)
-    if config is not None and init_from is not None:
-        config = configs.override(config, {"train.init_from": init_from})
     with signals.listening() as flag:
-        if resume is not None:
-            run, config = _reopen(resume, config)
-            devices = devices or (files.read_json(run.path / "env.json") or {}).get("devices_used")
-        if dry_run:
-            print(configs.dump(config), end="")
-            return print(_plan(config))
-        if config.train.estimator.kind == "autodiff" and config.train.tasks % (devices or 1):
-            raise typer.BadParameter(f"{devices} devices do not divide the {config.train.tasks} tasks (train.tasks)")
-        if resume is None:
-            beside = {"env.json": files.strict_json({"argv": sys.argv, "devices_used": devices})}
-            if config.train.init_from is not None:
-                beside[trained.START] = trained.read(config.train.init_from).artefact.read_bytes()
-            run = rundir.create(ROOT, config.name, configs.dump(config), path=run_dir, beside=beside)
+        begun = None if resume is None else _reopen(resume, path, overrides)
+        if begun is not None:
+            asked, devices = begun.config, devices or begun.devices
         else:
-            run.lock()
-            if run.read_status()["state"] == "done":
-                print(f"{run.path} is done already", file=sys.stderr)
-                return _show(run.path)
-        print(f"run directory: {run.path}", file=sys.stderr, flush=True)
-        from l2lcli.commands import train
+            assert path is not None
+            asked = configs.load(path, overrides)
+            asked = asked if init_from is None else configs.override(asked, {"train.init_from": init_from})
+        if dry_run:
+            print(configs.dump(asked), end="")
+            return print(_plan(asked))
+        if asked.train.estimator.kind == "autodiff" and asked.train.tasks % (devices or 1):
+            raise typer.BadParameter(f"{devices} devices do not divide the {asked.train.tasks} tasks (train.tasks)")
+        if begun is None:
+            begun = begin(asked, run_dir, devices, sys.argv)
+        else:
+            begun.run.lock()
+            if begun.run.read_status()["state"] == "done":
+                _warn(f"{begun.run.path} is done already")
+                return _show(begun.run.path)
+        _warn(f"run directory: {begun.run.path}")
+        from l2lcli.commands import train as training
 
-        train.train(run, config, devices, sys.argv, flag)
-        _show(run.path)
+        training.train(begun.run, begun.config, devices, sys.argv, flag)
+        _show(begun.run.path)
 
 
 @app.command("eval")
@@ -113,6 +116,7 @@ def evaluate(
             "--config", metavar="CONFIG", help="Evaluate on this experiment; where no run is finished yet, its baselines alone."
         ),
     ] = None,
+    imports: Import = [],  # noqa: B006
     steps: Annotated[
         int | None, typer.Option(metavar="T", help="Optimizee steps (few-shot: updates), but for variants that say their own.")
     ] = None,
@@ -127,100 +131,64 @@ def evaluate(
     """Compare a trained optimizer with tuned baselines; written to eval/ inside its run."""
     from l2lcli import config as configs
     from l2lcli import signals
+    from l2lcli.commands.api import settle
 
     names = None if baseline is None else [part.strip() for part in baseline.split(",") if part.strip()]
-    options = {"eval.steps": steps, "eval.seeds": seeds, "eval.baselines": names}
-    options |= {"eval.updates": steps, "eval.episodes": seeds}  # what counts on few-shot problems
-    changes = {key: value for key, value in options.items() if value is not None}
     with signals.listening() as flag:
-        config = None if path is None else configs.load(path, overrides)
-        found = _trained(name, needed=config is None)
-        if config is None:
-            config = configs.override(found.config, changes, overrides)
-        else:
-            family = {} if found is None else {"optimizer": found.config.optimizer.model_dump(mode="json")}
-            config = configs.override(config, family | changes)
-        config = config if variants else configs.alone(config)
-        if found is None and not config.eval.baselines:
+        config.take_imports(imports)
+        given = None if path is None else configs.load(path, overrides)
+        found = _trained(name, needed=given is None)
+        asked = settle(found, given, names, steps, seeds, [] if given else overrides, variants)
+        if found is None and not asked.eval.baselines:
             raise typer.BadParameter("nothing to evaluate: no trained optimizer and no baselines")
-        from l2lcli.commands import evaluate
+        from l2lcli.commands import evaluate as evaluating
 
-        folder = evaluate.evaluate(config, found, sys.argv, flag)
+        folder = evaluating.evaluate(asked, found, sys.argv, flag)
     if as_json:
         return print((folder / "summary.json").read_text(encoding="utf-8"), end="")
     _show(folder)
 
 
-@app.command()
-def report(
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Run directories; default the newest.")] = None,
-    out: Annotated[Path, typer.Option(help="Page for a comparison of several runs.")] = Path("compare.html"),
-    save_reference: Annotated[
-        bool, typer.Option("--save-reference", help="Keep each RUN's result, under 1 MB, in runs/reference/<name>/ instead.")
-    ] = False,
-    figures: Annotated[bool, typer.Option("--figures", help="Draw each RUN's PNG figures again instead, and no page.")] = False,
-    claims: Annotated[
-        Path | None, typer.Option(metavar="LIST", help="Print the table of a list of claims (YAML) from the results beside it.")
-    ] = None,
-) -> None:
-    """Draw a run's figures and write its report again; of several runs, write one page that compares them."""
-    from l2lcli.reports import claims as lists
-    from l2lcli.reports import comparison
-    from l2lcli.reports import page as reports
-    from l2lcli.runs import files, rundir
-
-    if claims is not None:
-        if runs or save_reference or figures:
-            raise typer.BadParameter("--claims reads the results that its list names: no RUN, --save-reference or --figures")
-        return print(lists.markdown(lists.table(claims)))
-    if save_reference and figures:
-        raise typer.BadParameter("--save-reference draws the figures itself: no --figures")
-    folders = runs or [rundir.newest(ROOT)]
-    for folder in folders:
-        if not folder.is_dir():
-            raise files.RunError(f"{folder}: no such run directory")
-    for folder in folders if save_reference or figures else ():
-        if save_reference:
-            from l2lcli.reports import reference
-
-            print(reference.save(folder, ROOT / "reference"))
-        else:
-            print(*reports.redraw(folder), sep="\n")
-    if not (save_reference or figures):
-        print(reports.write(folders[0]) if len(folders) == 1 else comparison.write(folders, out))
-
-
 @app.command("list")
-def list_names(family: Annotated[str, typer.Argument(metavar="problems|optimizers|estimators|datasets")]) -> None:
+def list_names(
+    family: Annotated[str, typer.Argument(metavar="problems|optimizers|estimators|datasets")],
+    imports: Import = [],  # noqa: B006
+) -> None:
     """List what a config can name."""
     from l2lcli import registry
 
+    config.take_imports(imports)
     families = {"problems": registry.problem, "optimizers": registry.optimizer, "estimators": registry.estimator}
     if family == "datasets":
         from l2lcli.data import loader
 
         entries = loader.describe()
     elif family in families:
-        entries = [(name, (spec.__doc__ or "").strip().splitlines()[0]) for name, spec in families[family].specs().items()]
+        specs = families[family].specs().items()
+        entries = [(name, ((spec.__doc__ or "").strip().splitlines() or [""])[0]) for name, spec in specs]
     else:
         raise typer.BadParameter(f"{family!r} is none of problems, optimizers, estimators, datasets")
     width = max(len(name) for name, _ in entries)
     for name, line in entries:
-        print(f"{name:<{width}}  {line}")
+        print(f"{name:<{width}}  {line}".rstrip())
 
 
-def _reopen(name: str, config: Config | None) -> tuple[Run, Config]:
-    """A run to go on with, and its config; ConfigError if `config`, where given, is another one."""
+def _reopen(name: str, path: Path | None, overrides: list[str]) -> Begun:
+    """A run to go on with; ConfigError if the experiment file, where one is given, says something else."""
     from l2lcli import config as configs
+    from l2lcli.commands.begin import reopen
     from l2lcli.runs import rundir
 
-    root = ROOT if config is None else ROOT / config.name
+    asked = None if path is None else configs.load(path, overrides)
+    root = ROOT if asked is None else ROOT / asked.name
     run = rundir.open_run(rundir.newest(root, finished=False) if name == NEWEST else Path(name))
-    own = configs.load(run.path / "config.yaml")
-    if config is not None and (differences := configs.diff(own, config)):
-        lines = [f"{key}: {there!r} in the run {run.path}, {here!r} here" for key, there, here in differences]
-        raise configs.ConfigError([*lines, "a run goes on under its own config: leave the file out, or start a new run"])
-    return run, own
+    begun = reopen(run, _warn)
+    if asked is not None:
+        alike = asked.model_copy(update={"imports": begun.config.imports})  # the run has its own copies
+        if differences := configs.diff(begun.config, alike):
+            lines = [f"{key}: {there!r} in the run {run.path}, {here!r} here" for key, there, here in differences]
+            raise configs.ConfigError([*lines, "a run goes on under its own config: leave the file out, or start a new run"])
+    return begun
 
 
 def _trained(name: str | None, needed: bool) -> Trained | None:
@@ -236,17 +204,16 @@ def _trained(name: str | None, needed: bool) -> Trained | None:
         return None
 
 
-def _plan(config: Config) -> str:
+def _plan(asked: Config) -> str:
     """What a training would do, as YAML comments."""
-    spec, comparison = config.train, config.eval
-    meta_steps = spec.meta_steps
+    spec, comparison = asked.train, asked.eval
     baselines = ", ".join(comparison.baselines) or "nothing"
     compared = f"compared over {comparison.steps} steps on {comparison.seeds} seeds with {baselines}, tuned on"
-    if config.few_shot:
+    if asked.few_shot:
         compared = f"judged up to {comparison.updates} updates on {comparison.episodes} episodes beside {baselines}, chosen on"
     lines = [
         f"{spec.episodes} episodes of {spec.horizon} steps on {spec.tasks} tasks; a meta-step every {spec.estimator.window} "
-        f"steps, {meta_steps} in all",
+        f"steps, {spec.meta_steps} in all",
         f"validated every {spec.validate_every} episodes on {spec.validation_seeds} seeds",
         f"{compared} {comparison.tuning_seeds} other seeds",
     ]
@@ -255,10 +222,15 @@ def _plan(config: Config) -> str:
 
 def _show(folder: Path) -> None:
     """Print the result of a run or of an evaluation, and where it lies."""
-    from l2lcli.reports import few_shot, tables
+    from l2lcli.reports.tables import read_summary
+    from l2lcli.reports.text import result_table
 
-    summary = tables.read_summary(folder)
+    summary = read_summary(folder)
     if summary is not None:
-        print((few_shot if summary.get("few_shot") else tables).table(summary))
+        print(result_table(summary))
     drawn = (folder / "report.html").is_file()
     print(f"\nreport: {folder / 'report.html'}" if drawn else f"\nresults: {folder} (no report yet: l2l report {folder})")
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from l2lcli.data import cache
 PACKAGES = ("l2lcli", "jax", "jaxlib", "optax", "flax", "numpy", "orbax-checkpoint", "tensorflow-datasets")
 
 
-def start(devices: int | None = 1, tasks: int = 1) -> int:
+def start(devices: int | None = 1, tasks: int = 1, warn: Callable[[str], None] = lambda line: None) -> int:
     """Import JAX with `devices` devices and a persistent cache of compiled programs under the user's cache folder.
 
     Called before anything else touches JAX. On a CPU a device is a core's worth of threads. A cache that cannot be written
@@ -25,6 +26,7 @@ def start(devices: int | None = 1, tasks: int = 1) -> int:
       devices: how many; None is as many cores as divide the tasks (all of them for a single task, whose coordinates can be
         split), and on anything but a CPU one.
       tasks: what will be split over them.
+      warn: called with a line where JAX is in use already with fewer devices than would be chosen.
 
     Returns:
       How many there are to use. Raises ConfigError if there are fewer than asked for.
@@ -34,14 +36,21 @@ def start(devices: int | None = 1, tasks: int = 1) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = devices or (cores if tasks == 1 else max(count for count in range(1, cores + 1) if tasks % count == 0))
     if wanted > 1:
-        jax.config.update("jax_num_cpu_devices", wanted)
+        try:
+            jax.config.update("jax_num_cpu_devices", wanted)
+        except RuntimeError:  # somebody computed something before: a notebook, or a file that is imported
+            there = jax.device_count()
+            if devices is None and there < wanted:
+                warn(f"warning: JAX is in use already, with {there} of the {wanted} devices that this machine has")
+                wanted = max(count for count in range(1, there + 1) if tasks % count == 0)
+    folder = None
     try:
         folder = cache.folder() / "xla"
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
     except OSError:
         writable = False
-    if writable and jax.config.jax_compilation_cache_dir is None:
+    if writable and jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Whatever takes longer to compile than to read; the default, 1 s, leaves out most of a run's small programs.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -63,7 +72,7 @@ def environment(argv: list[str], datasets: dict[str, str]) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
-        "git": _git(Path(__file__).parent),
+        "git": _git(Path(__file__).parent.parent),
         "argv": argv,
         "datasets": datasets,
     }

@@ -30,11 +30,31 @@ def show(
         print(f"{key}: {json.dumps(values[key], ensure_ascii=False)}  # {place}")
 
 
+def take_imports(names: list[str]) -> None:
+    """Import what `--import` names. Raises ConfigError."""
+    from l2lcli import plugins
+    from l2lcli.config import ConfigError
+
+    faults = []
+    for name in names:
+        try:
+            plugins.take(name)
+        except plugins.PluginError as error:
+            faults.append(f"--import: {error}")
+    if faults:
+        raise ConfigError(faults)
+
+
 @app.command()
-def schema() -> None:
+def schema(
+    imports: Annotated[
+        list[str], typer.Option("--import", metavar="FILE", help="Import a Python file, or a module, that registers something.")
+    ] = [],  # noqa: B006
+) -> None:
     """Print the JSON schema of experiment files, for editors."""
     from l2lcli import config as configs
 
+    take_imports(imports)
     print(json.dumps(configs.schema(), indent=2))
 
 

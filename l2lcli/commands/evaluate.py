@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from l2lcli import experiment
 from l2lcli.commands import backend, results
-from l2lcli.commands.progress import Progress
+from l2lcli.commands.progress import Display
+from l2lcli.comparison import evaluate_experiment
 from l2lcli.config import Config, dump
+from l2lcli.experiment import build, checked
 from l2lcli.runs import rundir
 from l2lcli.runs.files import faults
 from l2lcli.runs.rundir import Run
@@ -29,24 +30,26 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
 
     Raises DataError, RunError, Stopped; nothing is written before the comparison is done.
     """
-    backend.start()
-    built = experiment.build(config)
-    phi = None if found is None else built.fitted(found)
-    with Progress(0) as progress:
-        in_run = found is not None and found.run is not None
-        kept = built.kept(found.run.path) if in_run else {}
-        evaluation = experiment.evaluate(built, phi, progress.say, signals.check, kept)
-        if in_run:
-            run, folder = found.run, _new_folder(found.run, config.name)
-            run.write_text(f"{folder}config.yaml", dump(config))
-        else:
-            run, folder = rundir.create(EVALUATIONS, config.name, dump(config)), ""
-        with run:
-            results.record_environment(run, built, 1, argv, progress.warn, folder)
-            results.write(run, evaluation, config.eval.report, folder)
-            if not folder:
-                run.status("done")
-    return run.path / folder
+    with Display(0, signals) as display:
+        backend.start(warn=display.warn)
+        experiment = build(config)
+        checked(experiment, display.warn)
+        phi = None if found is None else experiment.fitted(found)
+        run = None if found is None else found.run
+        kept = {} if run is None else experiment.kept(run.path)
+        evaluation = evaluate_experiment(experiment, phi, display, kept)
+        if run is None:
+            own = rundir.create(EVALUATIONS, config.name, dump(config))
+            with own:
+                results.record_environment(own, experiment, 1, argv, display.warn)
+                results.write(own, evaluation, config.eval.report)
+                own.status("done")
+            return own.path
+        folder = _new_folder(run, config.name)
+        run.write_text(f"{folder}config.yaml", dump(config))
+        results.record_environment(run, experiment, 1, argv, display.warn, folder)
+        results.write(run, evaluation, config.eval.report, folder)
+        return run.path / folder
 
 
 def _new_folder(run: Run, name: str) -> str:

@@ -1,4 +1,4 @@
-"""How a run shows its progress: a bar on a terminal, plain lines elsewhere; both on stderr, so that stdout is the result's."""
+"""How a run shows its progress: a bar on a terminal or in a notebook, plain lines elsewhere; stdout is the result's."""
 
 from __future__ import annotations
 
@@ -7,29 +7,39 @@ import time
 from collections import deque
 from typing import Any
 
+from l2lcli.signals import Signals
+
 PLAIN_SECONDS = 10.0  # between plain lines
+WIDTH = 30  # of the bar in a notebook, in characters
 RATE_SECONDS = 60.0  # that the rate is of: the first meta-steps wait for compilation, and are not what the others will take
 
 
-class Progress:
-    """Progress of one meta-training and its evaluation. A context manager.
+class Display:
+    """Shows one meta-training and its evaluation: the `Progress` of both. A context manager.
 
     Args:
       total: meta-steps in all.
+      signals: what stops the work, if anything.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, signals: Signals | None = None) -> None:
         """Nothing is shown before the first `update` or `say`."""
         self._total = total
+        self._signals = signals
+        self._notebook: Any = None  # IPython's handle on the one line that is shown
         self._done: deque[tuple[float, int]] = deque()
         self._shown = -PLAIN_SECONDS
         self._seen: dict[str, Any] = {}
         self._bar: Any = None
         self._task: Any = None
 
-    def __enter__(self) -> Progress:
-        """Opens the bar, on a terminal."""
-        if sys.stderr.isatty():
+    def __enter__(self) -> Display:
+        """Opens the bar, on a terminal or in a notebook."""
+        if in_notebook():
+            from IPython.display import display  # pyright: ignore[reportMissingImports]  it is there where a notebook is
+
+            self._notebook = display({"text/plain": "preparing"}, raw=True, display_id=True)
+        elif sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -65,7 +75,11 @@ class Progress:
         line = f"episode {self._seen.get('episode', 0)}"
         line += "".join(f"  {name} {_number(self._seen[key])}" for key, name in NAMES.items() if key in self._seen)
         line += f"  {rate:.{1 if rate >= 1 else 3}f} meta-steps/s" if rate else ""
-        if self._bar is not None:
+        if self._notebook is not None:
+            share = step / max(self._total, 1)
+            filled = round(WIDTH * share)
+            self._show(f"{line}  [{'#' * filled}{'.' * (WIDTH - filled)}] {share:.0%}")
+        elif self._bar is not None:
             self._bar.update(self._task, completed=step, description=line)
         elif time.monotonic() - self._shown >= PLAIN_SECONDS or step == self._total:
             self._shown = time.monotonic()
@@ -81,9 +95,16 @@ class Progress:
         since, before = self._done[0]
         return (step - before) / (now - since) if step > before and now > since else None
 
+    def check(self) -> None:
+        """Raise Stopped if a signal came."""
+        if self._signals is not None:
+            self._signals.check()
+
     def say(self, line: str) -> None:
         """Show a line about what is being done."""
-        if self._bar is not None:
+        if self._notebook is not None:
+            self._show(line)
+        elif self._bar is not None:
             self._bar.update(self._task, description=line)
         else:
             self._print(line)
@@ -95,9 +116,18 @@ class Progress:
         else:
             self._print(line)
 
+    def _show(self, line: str) -> None:
+        self._notebook.update({"text/plain": line}, raw=True)
+
     @staticmethod
     def _print(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+def in_notebook() -> bool:
+    """Whether this process runs the cells of a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 NAMES = {"loss": "loss", "validation_loss": "validation"}

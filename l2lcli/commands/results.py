@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from l2lcli.commands import backend
+from l2lcli.comparison import Evaluation
 from l2lcli.evaluation.compare import Curves
-from l2lcli.experiment import Evaluation, Experiment
+from l2lcli.experiment import Experiment
 from l2lcli.reports import page
 from l2lcli.reports.figures import gates, updates
 from l2lcli.runs.artefact import write_artefact
@@ -33,8 +34,8 @@ def write(run: Run, evaluation: Evaluation, drawn: bool, folder: str = "") -> No
     if evaluation.inspection is not None:
         write_artefact(run.path / folder / updates.FILE, *evaluation.inspection)
     main, *variants = found
-    summary = found[main].summary | {"variants": {name: found[name].summary for name in variants}}
-    run.write_json(f"{folder}summary.json", summary)
+    parts = {name: found[name].summary.dump() for name in variants}
+    run.write_json(f"{folder}summary.json", {**found[main].summary.dump(), "variants": parts})
     if drawn:
         page.write(run.path / folder)
 
@@ -60,8 +61,8 @@ def record_environment(
     """Write env.json. Where the run has one, it stays, and `warn` hears of what has changed since and may change bits."""
     now = {**backend.environment(argv, dict(experiment.problem.provenance)), "devices_used": devices}
     then = read_json(run.path / folder / "env.json")
-    if then is None or "versions" not in then:  # at its creation, a run knows no more than its command
-        return run.write_json(f"{folder}env.json", now)
+    if then is None or "versions" not in then:  # at its creation, a run knows no more than its command and its imports
+        return run.write_json(f"{folder}env.json", {**(then or {}), **now})
     for key in ("versions", "platform", "backend", "devices_used", "datasets"):
         if then.get(key) != now[key]:
             warn(f"warning: {key} was {then.get(key)} when this run began and is {now[key]} now: bits may differ")

@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2lcli import registry, tree
+from l2lcli.base import Estimator
 from l2lcli.commands import backend
-from l2lcli.commands.progress import Progress
+from l2lcli.commands.progress import Display
 from l2lcli.commands.results import record_environment, write
 from l2lcli.commands.tensorboard import Events
+from l2lcli.comparison import evaluate_experiment
 from l2lcli.config import Config, ConfigError
 from l2lcli.estimators import _sharding
-from l2lcli.experiment import Experiment, build, evaluate
+from l2lcli.experiment import Experiment, build, checked
 from l2lcli.meta import loop
 from l2lcli.meta.loop import Chunk, MetaState, MetaTraining, Record, meta_training
 from l2lcli.meta.optimizer import factors
@@ -46,16 +48,17 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
     """
     spec = config.train
     try:
-        with Progress(spec.meta_steps) as progress:
-            devices = backend.start(devices, spec.tasks)
+        with Display(spec.meta_steps, signals) as progress:
+            devices = backend.start(devices, spec.tasks, progress.warn)
             experiment = build(config)
+            checked(experiment, progress.warn)
             for name in config.eval.variants:  # what is wrong with one is said before the hours of training
                 experiment.varied(name, jax.eval_shape(experiment.phi))
             signals.check()
             record_environment(run, experiment, devices, argv, progress.warn)
             best = _meta_train(experiment, run, devices, signals, progress)
             best = jax.tree.map(jnp.asarray, best)
-            found = evaluate(experiment, best, progress.say, signals.check, experiment.kept(run.path))
+            found = evaluate_experiment(experiment, best, progress, experiment.kept(run.path))
         write(run, found, config.eval.report)
         run.status("done", **_seconds(run))
     except Stopped as stopped:
@@ -69,16 +72,16 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
         raise
 
 
-def _seconds(run: Run) -> dict[str, float]:
+def _seconds(run: Run) -> dict[str, Any]:
     # The only clock in a run's files besides seconds_per_step: everything else is bit-equal from run to run.
     return {"train_seconds": run.read_status().get("train_seconds", 0.0)}
 
 
-def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals, progress: Progress) -> Any:
+def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals, progress: Display) -> Any:
     """The best phi, on the host."""
     spec, problem = experiment.config.train, experiment.problem
 
-    def estimator(tasks: int, devices: int):
+    def estimator(tasks: int, devices: int) -> Estimator:
         try:
             return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, spec.step_weights, devices)
         except ValueError as error:  # it is not one for this problem and optimizer
@@ -108,7 +111,7 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
                 write_artefact(run.path / trained.kept(episode), tree.to_host(chunk.state.phi), about)
             finished, now = chunk.finished, time.monotonic()
             stop = signals.received is not None  # looked at once: what stops the run is always saved
-            seconds = {"train_seconds": round(before + now - began, 3)}
+            seconds: dict[str, Any] = {"train_seconds": round(before + now - began, 3)}
             if finished or stop or now - saved >= spec.checkpoint_seconds:
                 record = _save(experiment, run, chunk, rows)
                 run.status("running", chunk.step, **seconds)

@@ -37,6 +37,7 @@ class Finding(NamedTuple):
     path: Path
     message: str
     also: tuple[Path, ...] = ()  # where the blame lies if `path` itself was left to its default
+    unknown: bool = False  # a key that the model has not
 
 
 def check(model: type[Model], value: dict[str, Any]) -> tuple[Model | None, list[Finding]]:
@@ -49,6 +50,20 @@ def check(model: type[Model], value: dict[str, Any]) -> tuple[Model | None, list
         repaired = [_repair(model, each, value) for each in errors]  # every one of them, not up to the first
         if not any(repaired):
             return None, _findings(model, errors, value)
+
+
+def check_record(model: type[Model], value: dict[str, Any]) -> tuple[Model | None, list[Finding], list[Path]]:
+    """The same of what another version wrote: keys that the model has not are taken out, and returned besides."""
+    removed: list[Path] = []
+    while True:
+        found, findings = check(model, value)
+        strange = [finding.path for finding in findings if finding.unknown]
+        if not strange:
+            return found, findings, removed
+        for path in strange:
+            holder = _holder(path, value)
+            del holder[path[-1]]
+        removed += strange
 
 
 def locate(tree: Node, finding: Finding, prefix: str = "") -> Fault:
@@ -72,12 +87,14 @@ def suggest(name: Any, known: Sequence[str], *, all_known: bool = False) -> str:
 
 def _path(loc: Path, value: Any) -> Path:
     """A pydantic location without the union members' names that pydantic puts between the keys."""
-    path, tagged = (), False
+    path: Path = ()
+    tagged = False
     for step in loc:
+        inside: Any = value
         if isinstance(value, dict) and step == value.get("kind") and not tagged:
             tagged = True
         elif (isinstance(value, dict) and step in value) or (isinstance(value, list) and isinstance(step, int)):
-            path, value, tagged = (*path, step), value[step], False
+            path, value, tagged = (*path, step), inside[step], False
     return path
 
 
@@ -95,6 +112,11 @@ def _at(alternative: Any, step: Any) -> Any:
     if get_origin(alternative) in (dict, list):
         return get_args(alternative)[-1]
     return _own(alternative)[step].annotation if step in _own(alternative) else None
+
+
+def _holder(path: Path, value: Any) -> Any:
+    """The mapping or list that holds what is at the path."""
+    return functools.reduce(operator.getitem, path[:-1], value)
 
 
 def _fields(model: type[BaseModel], path: Path, value: Any) -> dict[str, Any]:
@@ -115,15 +137,15 @@ def _own(alternative: Any) -> dict[str, Any]:
 def _repair(model: type[BaseModel], error: Any, value: Any) -> bool:
     """Does in place what strict models leave to the reader: 1e3 for a whole number, and the kind that goes without saying."""
     path = _path(error["loc"], value)
-    *above, last = path or (None,)
-    holder = functools.reduce(operator.getitem, above, value)
-    got = error["input"]
+    *above, last = path or ("",)
+    holder = _holder(path, value)
+    got: Any = error["input"]
     if error["type"] == "int_type" and isinstance(got, float) and got.is_integer() and abs(got) < 1e18:
         holder[last] = int(got)
         return True
-    if error["type"] == "union_tag_not_found" and (field := _fields(model, tuple(above), value).get(last)):
+    if error["type"] == "union_tag_not_found" and (field := _fields(model, tuple(above), value).get(str(last))):
         kind = getattr(field.get_default(call_default_factory=True), "kind", None)
-        holder[last] = got | ({"kind": kind} if kind else {})
+        holder[last] = dict(got) | ({"kind": kind} if kind else {})
         return bool(kind)
     return False
 
@@ -154,7 +176,7 @@ def _explain(model: type[BaseModel], error: Any, value: Any) -> Finding:
         if path == ("extends",):  # a file's own has been read and is gone
             return Finding(path, "only a file can say this")
         known = [*_fields(model, path[:-1], value), *(["extends"] if len(path) == 1 else [])]
-        return Finding(path, "unknown key" + suggest(path[-1], known))
+        return Finding(path, "unknown key" + suggest(path[-1], known), unknown=True)
     if kind == "missing":
         return Finding((*path, error["loc"][-1]), "must be given")
     if kind == "union_tag_not_found":

@@ -4,55 +4,91 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path as FilePath
+from typing import Any
 
+from l2lcli import plugins
 from l2lcli.config.tree import merge, nest
-from l2lcli.config.yaml_read import DEFAULT, Fault, Node, Place, parse, shown
+from l2lcli.config.yaml_read import DEFAULT, Fault, Node, Place, node, parse, shown
 
 MAX_BYTES = 1_000_000
+IMPORTS = "imports: "  # how the fault of an import begins
 
 
-def read(path: str | os.PathLike[str], overrides: Iterable[str]) -> tuple[Node | None, list[Fault], list[str]]:
-    """The tree of a file, of those it extends and of `--set`; the faults of their text; the files, that one first.
+def read(
+    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str]
+) -> tuple[Node | None, list[Fault], list[str]]:
+    """The tree of a file or mapping, of those it extends and of `--set`; the faults of their text; the files, that one first.
 
-    The tree is None if nothing can be said of the rest.
+    What they import is imported, and listed in the tree by where it lies. The tree is None if nothing can be said of the rest.
     """
     faults: list[Fault] = []
-    trees, files = _chain(os.fspath(path), faults)
-    changes = nest(settings(overrides, faults), Place(os.fspath(path), 1, 1), faults)
-    if None in trees:
-        return None, faults, files
+    first = source if isinstance(source, Mapping) else os.fspath(source)
+    trees, files, complete = _chain(first, faults)
+    changes = nest(settings(overrides, faults), DEFAULT if isinstance(first, Mapping) else Place(first, 1, 1), faults)
+    imports = []
+    for tree, file in reversed([*zip(trees, files, strict=False)]):  # what is extended comes first
+        imports += take_imports(tree, faults, os.path.dirname(file))
+    imports += take_imports(changes, faults)
+    if not complete or any(fault.message.startswith(IMPORTS) for fault in faults):
+        return None, faults, files  # of kinds that were to be imported nothing can be said
     tree = merge(functools.reduce(merge, reversed(trees)), changes)
-    tree.value.setdefault("name", Node(FilePath(path).stem, DEFAULT))
+    if isinstance(first, str):
+        tree.value.setdefault("name", Node(FilePath(first).stem, DEFAULT))
+    if imports:
+        tree.value["imports"] = Node([*{each.value: each for each in imports}.values()], imports[0].place)
     return tree, faults, files
 
 
-def _chain(path: str, faults: list[Fault]) -> tuple[list[Node | None], list[str]]:
-    """The trees of a file, of the one it extends, and so on, up to a None where one cannot be had; and the files' names."""
-    trees: list[Node | None] = []
+def take_imports(tree: Node, faults: list[Fault], folder: str = "") -> list[Node]:
+    """Take `imports` out of a tree, import what it names, files relative to `folder`, and return their places.
+
+    What is no list of texts stays in the tree, where the model says so.
+    """
+    listed = tree.value.get("imports")
+    if listed is None or not isinstance(listed.value, list) or not all(isinstance(each.value, str) for each in listed.value):
+        return []
+    del tree.value["imports"]
+    found = []
+    for each in listed.value:
+        name = os.path.normpath(os.path.join(folder, each.value)) if plugins.is_file(each.value) else each.value
+        try:
+            plugins.take(name)
+            found.append(Node(name, each.place))
+        except plugins.PluginError as error:
+            faults.append(Fault(each.place, f"{IMPORTS}{error}"))
+    return found
+
+
+def _chain(first: str | Mapping[str, Any], faults: list[Fault]) -> tuple[list[Node], list[str], bool]:
+    """The trees of a file or mapping, of the one it extends, and so on; the files' names; whether all of them could be had."""
+    trees: list[Node] = []
     files: dict[str, str] = {}  # real path -> as written
-    source, named = path, None  # where `extends` named it
+    source = "" if isinstance(first, Mapping) else first
+    named: Place | None = None  # where `extends` named it
     while True:
         try:
-            data = _content(source)
+            data = first if isinstance(first, Mapping) and named is None else _content(source)
         except ValueError as error:
             faults.append(Fault(named, f"extends: {source}: {error}") if named else Fault(Place(source, 1, 1), str(error)))
-            return [*trees, None], list(files.values())
-        if (real := os.path.realpath(source)) in files:
+            return trees, list(files.values()), False
+        if named and os.path.realpath(source) in files:
             faults.append(Fault(named, f"extends: a cycle: {' -> '.join([*files.values(), source])}"))
-            return [*trees, None], list(files.values())
-        files[real] = source
+            return trees, list(files.values()), False
+        files[os.path.realpath(source)] = source
         tree = _mapping(data, source, faults)
-        parent = tree and tree.value.pop("extends", None)
-        if trees and tree:
+        if tree is None:
+            return trees, list(files.values()), False
+        parent = tree.value.pop("extends", None)
+        if trees:
             tree.value.pop("name", None)  # two experiments under one name would share a folder
         trees.append(tree)
         if parent is None:
-            return trees, list(files.values())
+            return trees, list(files.values()), True
         if not (isinstance(parent.value, str) and parent.value):
             faults.append(Fault(parent.place, f"extends: expected a file's name, got {shown(parent.value)}"))
-            return [*trees, None], list(files.values())
+            return trees, list(files.values()), False
         source, named = os.path.join(os.path.dirname(source), parent.value), parent.place
 
 
@@ -68,7 +104,13 @@ def _content(path: str) -> bytes:
     return data
 
 
-def _mapping(data: bytes, source: str, faults: list[Fault]) -> Node | None:
+def _mapping(data: bytes | Mapping[str, Any], source: str, faults: list[Fault]) -> Node | None:
+    if isinstance(data, Mapping):
+        try:
+            return node(data, DEFAULT)
+        except ValueError as error:
+            faults.append(Fault(DEFAULT, str(error)))
+            return None
     tree, found = parse(data, source)
     faults += found
     if tree is None or isinstance(tree.value, dict):
@@ -85,8 +127,8 @@ def settings(overrides: Iterable[str], faults: list[Fault]) -> list[tuple[str, N
         if not equals:
             faults.append(Fault(Place(f"--set {text}"), "expected KEY=VALUE"))
             continue
-        node, found = parse(value, f"--set {key}", located=False)
+        value_node, found = parse(value, f"--set {key}", located=False)
         faults += found
-        if node is not None:
-            changes.append((key, node))
+        if value_node is not None:
+            changes.append((key, value_node))
     return changes

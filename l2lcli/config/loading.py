@@ -7,15 +7,16 @@ Everything wrong is reported at once, as ConfigError, one line a fault: `path:li
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from l2lcli.config.faults import Finding, check, locate, suggest
-from l2lcli.config.files import read, settings
+from l2lcli.config.faults import Finding, check, check_record, locate, suggest
+from l2lcli.config.files import IMPORTS, read, settings, take_imports
 from l2lcli.config.specs import FEW_SHOT, Config, config_class
 from l2lcli.config.tree import find, leaves, merge, nest, split
-from l2lcli.config.yaml_read import DEFAULT, Fault, Node, node, plain, shown
+from l2lcli.config.yaml_read import DEFAULT, Fault, Node, Path, node, plain, shown
 from l2lcli.config.yaml_write import emit
 
 RESERVED = ("latest", "reference", "evaluations")
@@ -31,18 +32,20 @@ class ConfigError(ValueError):
         super().__init__("\n".join(self.faults))
 
 
-def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Config:
+def load(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
     """The config of a file, and of those it extends, under overrides `a.b=v` with v in YAML. Raises ConfigError.
+
+    A mapping is taken as a file of the working directory that says the same.
 
     A key's value is the last one of: the default, the file that `extends` names, the file, `--set`. Mappings merge, lists
     are replaced, and a new `kind` drops the other keys of its mapping.
     """
-    return _settle(*read(path, overrides))
+    return _settle(*read(source, overrides))
 
 
 def values(config: Config) -> dict[str, Any]:
     """Dotted key -> value, for all that is no mapping itself, or an empty one."""
-    return {".".join(path): value for path, value in leaves(_dumped(config))}
+    return {".".join(map(str, path)): value for path, value in leaves(_dumped(config))}
 
 
 def provenance(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> dict[str, str]:
@@ -50,9 +53,9 @@ def provenance(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> d
     tree, faults, files = read(path, overrides)
     origin = {}
     for keys, _ in leaves(_dumped(_settle(tree, faults, files))):
-        node = find(tree, keys)
+        node = tree and find(tree, keys)
         place = node.place if node else DEFAULT
-        origin[".".join(keys)] = f"{place.source}:{place.line}" if place.line else place.source.split(" ")[0]
+        origin[".".join(map(str, keys))] = f"{place.source}:{place.line}" if place.line else place.source.split(" ")[0]
     return origin
 
 
@@ -66,7 +69,11 @@ def override(config: Config, changes: Mapping[str, Any], overrides: Iterable[str
         except ValueError as error:
             faults.append(Fault(DEFAULT, f"{dotted}: {error}"))
     nodes += settings(overrides, faults)
-    return _settle(merge(_node(config), nest(nodes, DEFAULT, faults)), faults)
+    changed = nest(nodes, DEFAULT, faults)
+    imports = [each.value for each in take_imports(changed, faults)]
+    tree = merge(_node(config), changed)
+    tree.value["imports"] = node([*dict.fromkeys([*config.imports, *imports])], DEFAULT)
+    return _settle(None if any(fault.message.startswith(IMPORTS) for fault in faults) else tree, faults)
 
 
 def variant(config: Config, name: str) -> Config:
@@ -75,7 +82,7 @@ def variant(config: Config, name: str) -> Config:
     if name not in variants:
         raise ConfigError([f"unknown variant {shown(name)}{suggest(name, list(variants), all_known=True)}"])
     varied, faults = _vary(base, name, variants[name])
-    if faults:
+    if varied is None or faults:
         raise ConfigError(faults)
     return varied
 
@@ -83,6 +90,24 @@ def variant(config: Config, name: str) -> Config:
 def alone(config: Config) -> Config:
     """The config without its variants, which no override takes away."""
     return config.model_copy(update={"eval": config.eval.model_copy(update={"variants": {}})})
+
+
+def from_record(record: Mapping[str, Any]) -> tuple[Config, list[str], list[str]]:
+    """The config that a file of any version of l2l recorded, such as an artefact's.
+
+    Returns:
+      The config; the dotted keys that this version does not know, which are left out; those that the record has not, which
+      take their defaults.
+
+    Raises ConfigError where a value is none for this version.
+    """
+    value = copy.deepcopy(dict(record))
+    config, findings, unknown = check_record(config_class(), value)
+    if config is None:
+        raise ConfigError(locate(node({}, DEFAULT), finding) for finding in findings)
+    known = {".".join(map(str, path)) for path, _ in leaves(value)}
+    missing = [key for key in values(config) if key not in known]
+    return config, [".".join(map(str, path)) for path in unknown], missing
 
 
 def dump(config: Config) -> str:
@@ -122,7 +147,8 @@ def _node(config: Config) -> Node:
 
 def _settle(tree: Node | None, faults: list[Fault], files: Sequence[str] = ()) -> Config:
     """The config of a tree that nothing is wrong with, its variants included; ConfigError if there are faults."""
-    config, found = None, []
+    config: Config | None = None
+    found: list[Fault] = []
     if tree is not None:
         thorough = not faults  # or else what its fault left out would be judged by its default
         config, findings = _check(tree, thorough)
@@ -134,7 +160,8 @@ def _settle(tree: Node | None, faults: list[Fault], files: Sequence[str] = ()) -
             found += _vary(base, name, variant, findings, thorough)[1]
     if faults or found or config is None:
         rank = {file: i for i, file in enumerate(files)}  # faults that are in no file come last
-        raise ConfigError(sorted([*faults, *found], key=lambda f: (rank.get(f.place.source, len(rank)), f.place[1:])))
+        every: list[Fault] = [*faults, *found]
+        raise ConfigError(sorted(every, key=lambda fault: (rank.get(fault.place.source, len(rank)), fault.place[1:])))
     return config
 
 
@@ -145,8 +172,9 @@ def _vary(
     prefix = f"eval.variants.{name}: "
     faults: list[Fault] = []
     changes = nest(variant.value.items(), variant.place, faults, prefix)
-    if find(changes, ("eval", "variants")):
-        return None, [*faults, Fault(variant.place, f"{prefix}a variant cannot change eval.variants")]
+    for kept in (("eval", "variants"), ("imports",)):
+        if find(changes, kept):
+            return None, [*faults, Fault(variant.place, f"{prefix}a variant cannot change {'.'.join(kept)}")]
     config, findings = _check(merge(base, changes), thorough)
     return config, faults + [locate(changes, finding, prefix) for finding in findings if finding not in known]
 
@@ -180,7 +208,7 @@ def _cross(config: Config) -> Iterator[Finding]:
         yield Finding(("name",), f"{shown(config.name)} is a folder of its own in runs/: choose another name")
     if config.name in config.eval.variants:  # their curves would share a file
         yield Finding(("eval", "variants", config.name), "has the experiment's own name")
-    names = {("train", "meta_optimizer", "name"): (config.train.meta_optimizer.name, None)}
+    names: dict[Path, tuple[str, int | None]] = {("train", "meta_optimizer", "name"): (config.train.meta_optimizer.name, None)}
     for i, name in enumerate(config.eval.baselines):
         if name in config.eval.baselines[:i]:
             yield Finding(("eval", "baselines", i), f"{shown(name)} is there twice")

@@ -121,6 +121,8 @@ class Config(Spec):
     """Name of the experiment and of its folder of runs; the file's stem if left out."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """What all randomness derives from."""
+    imports: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(default=[], max_length=100)
+    """Python files, relative to this one, or modules, that register what is named below."""
     data: DataSpec = DataSpec()
     """Where the raw data files are."""
     problem: ProblemSpec
@@ -165,5 +167,9 @@ def _union(base: type[Spec], path: Path, family: Family) -> tuple[Any, Any]:
     """Type and default of the field of `base` that takes any spec of a family."""
     specs, kind = dict(family), KINDS[path]
     if kind not in specs:
-        raise RuntimeError(f"{'.'.join(path)}: the default kind {kind!r} is not registered; known: {', '.join(specs)}")
-    return registry.union(specs.values()), Field(default=specs[kind](), description=base.model_fields[path[-1]].description)
+        raise RuntimeError(
+            f"{'.'.join(map(str, path))}: the default kind {kind!r} is not registered; known: {', '.join(specs)}"
+        )
+    return registry.union(specs.values()), Field(
+        default=specs[kind](), description=base.model_fields[str(path[-1])].description
+    )

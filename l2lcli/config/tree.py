@@ -16,10 +16,11 @@ def trail(tree: Node, path: Path) -> list[Node]:
     """The nodes from the top along the path, as far as it goes."""
     nodes = [tree]
     for step in path:
-        value = nodes[-1].value
-        if not (step in value if isinstance(value, dict) else isinstance(value, list) and step in range(len(value))):
+        value: Any = nodes[-1].value
+        inside = step in value if isinstance(value, dict) else isinstance(value, list) and step in range(len(value))
+        if not inside:
             break
-        nodes.append(value[step])
+        nodes.append(nodes[-1].value[step])
     return nodes
 
 

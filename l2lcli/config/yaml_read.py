@@ -196,7 +196,7 @@ def parse(data: bytes | str, source: str, *, located: bool = True) -> tuple[Node
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        return None, [Fault(at(data[: error.start].decode("utf-8", "replace")), "not a text file in UTF-8")]
+        return None, [Fault(at(error.object[: error.start].decode("utf-8", "replace")), "not a text file in UTF-8")]
     if odd := Reader.NON_PRINTABLE.search(text):
         return None, [Fault(at(text[: odd.start()]), f"not a text file: control character U+{ord(odd[0]):04X}")]
     events = yaml.parse(text, Loader=yaml.SafeLoader)

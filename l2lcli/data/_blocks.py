@@ -43,7 +43,7 @@ class Blocks(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def __init__(self, name: str, version: str, description: str, splits: Splits, data_dir: Path) -> None:
         """Keeps the arrays; nothing is written before `download_and_prepare`."""
-        self.name = name
+        self.name = name  # pyright: ignore[reportAttributeAccessIssue]  a class property to TFDS, which its own code sets, too
         self.VERSION = tfds.core.Version(version)
         self._description, self._splits = description, splits
         super().__init__(data_dir=data_dir, file_format="array_record")
@@ -79,10 +79,10 @@ def write(name: str, version: str, description: str, splits: Splits, data_dir: P
 def read(folder: Path) -> Splits:
     """The arrays that `write` put into a folder. Raises whatever TFDS and array_record raise for a damaged one."""
     with _quiet():
-        sources = tfds.builder_from_directory(folder).as_data_source()
+        sources: Any = tfds.builder_from_directory(folder).as_data_source()
         splits: Splits = {}
         for split, source in sources.items():
-            blocks = list(source)
+            blocks: list[Any] = list(source)
             splits[split] = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
     return splits
 

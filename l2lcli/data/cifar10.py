@@ -65,7 +65,8 @@ def _records(archive: tarfile.TarFile, name: str) -> np.ndarray:
         raise ValueError(f"{archive.name}: no {name} in it") from None
     if member.size % _RECORD or member.size > _MOST * _RECORD or not member.isfile():
         raise ValueError(f"{archive.name}: {name} has {member.size} bytes, not up to {_MOST} records of {_RECORD}")
-    content = archive.extractfile(member).read()
+    file = archive.extractfile(member)
+    content = b"" if file is None else file.read()
     if len(content) != member.size:
         raise ValueError(f"{archive.name}: {name} breaks off after {len(content)} of {member.size} bytes")
     records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)

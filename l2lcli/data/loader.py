@@ -96,7 +96,7 @@ def fingerprint(splits: Splits) -> str:
     for split, arrays in sorted(splits.items()):
         for key, array in sorted(arrays.items()):
             digest.update(f"{split}/{key} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from l2lcli import plugins
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -84,13 +86,14 @@ def register(
     """Decorate the function that reads the raw files of data set `name`; the arguments are those of `Source`; the folder is the
     name where none is given.
 
-    Raises ValueError if the name is taken.
+    Raises RegistrationError if the name is taken.
     """
 
     def decorate(read: Callable[[Mapping[str, Path]], Splits]) -> Callable[[Mapping[str, Path]], Splits]:
         if name in sources and sources[name].read.__module__ != read.__module__:
-            raise ValueError(f"data set {name!r} is registered already, by {sources[name].read.__module__}")
+            raise plugins.RegistrationError(f"data set {name!r} is registered already, by {sources[name].read.__module__}")
         sources[name] = Source(name, description, classes, scale, files, read, folder or name, version)
+        plugins.registered.append(f"data set {name!r}")
         return read
 
     return decorate

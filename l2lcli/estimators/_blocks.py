@@ -160,14 +160,14 @@ def surrogate(
         return jnp.vdot(later, updates) + jnp.vdot(cotangents.sum(0), of_block.theta)
     tx = optimizer.bind(phi)
 
-    def step(carry, now):  # an update may read theta, which is carried along
+    def step(carry: tuple[Any, Any], now: tuple[Any, Any]) -> tuple[Any, Any]:  # an update may read theta: it is carried along
         theta, opt = carry
         grad, value = now
         update, opt = tx.update(grad, opt, theta, value=value)
         theta = optax.apply_updates(theta, update)
         return (theta, opt), theta
 
-    trajectory = jax.lax.scan(step, (of_block.theta, of_block.opt), (of_block.grads, values))[1]
+    trajectory: Any = jax.lax.scan(step, (of_block.theta, of_block.opt), (of_block.grads, values))[1]
     return jnp.vdot(cotangents, trajectory)
 
 

@@ -6,13 +6,13 @@ exchange of the update, N floats, per step; the optimizee's own work, small besi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from l2lcli.base import LearnedOptimizer, Phi
+from l2lcli.inner.transformation import transformation
 
 
 class Split(NamedTuple):
@@ -62,9 +62,10 @@ class Split(NamedTuple):
 
             def update(grad, state, theta=None, **extra):
                 tx = optimizer.bind(self.own(optimizer, phi))
+                step: Any
                 step, state = tx.update(self.cut(grad), state, None if theta is None else self.cut(theta), **extra)
                 return self.join(step), state
 
-            return optax.GradientTransformationExtraArgs(init, update)
+            return transformation(init, update)
 
         return optimizer._replace(bind=bind)

@@ -47,7 +47,7 @@ def autodiff(
     import jax.numpy as jnp
 
     from l2lcli.inner.query import score_on_query
-    from l2lcli.inner.unroll import Trajectory, axes, begun, drawn, fresh, unroll
+    from l2lcli.inner.unroll import axes, begun, drawn, fresh, trajectory_axes, unroll
 
     begin = fresh if optimizer.start is None else drawn  # a learned start is applied where it is differentiated
     second_order = spec.second_order or optimizer.second_order
@@ -70,7 +70,7 @@ def autodiff(
                     checkpoint=spec.checkpoint, score=score,
                 )  # fmt: skip
 
-            found = jax.vmap(one, in_axes=(axes(),), out_axes=Trajectory(axes(), 0, 0, 0))(state)
+            found = jax.vmap(one, in_axes=(axes(),), out_axes=trajectory_axes())(state)
             w = jax.lax.dynamic_slice(jnp.asarray(weights, found.losses.dtype), (state.t,), (spec.window,))
             return jnp.mean(found.scores @ w), (found.end, found.losses)
 

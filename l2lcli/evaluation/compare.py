@@ -17,9 +17,11 @@ import numpy as np
 
 from l2lcli.base import Key, LearnedOptimizer, Phi, Problem
 from l2lcli.evaluation import statistics
+from l2lcli.evaluation.summary import METRICS, BestBaseline, Entry, Part, Pays, Rate
 from l2lcli.evaluation.timing import seconds_per_step
 from l2lcli.inner.unroll import fresh, namespace, unroll
 from l2lcli.optimizers.hand import hand
+from l2lcli.signals import UNWATCHED, Progress
 
 PER_DECADE = 3  # learning rates tried
 FIRST = (-12, 4)  # the first grid, 1e-4 … 10, as exponents of 10^(1/PER_DECADE)
@@ -38,20 +40,20 @@ class Curves(NamedTuple):
 class Comparison(NamedTuple):
     """What a comparison found: the summary, and the curves it rests on."""
 
-    summary: dict[str, Any]
+    summary: Part
     curves: dict[str, Curves]  # "adam" is tuned for `final`, "adam@sum" for `sum` where that is another rate
 
 
 def curves(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, steps: int, every: int) -> Curves:
     """Train one optimizee per key, [S], for `steps` steps; metrics every `every` steps."""
     # A few-shot problem's metrics are of one task's query, not of the whole split.
-    measured = problem.metrics is not None and "test" in problem.data and problem.query is None
+    measure = problem.metrics if "test" in problem.data and problem.query is None else None
 
     @jax.jit
     def run(phi, keys, data):
         def one(key):
             inner = fresh(problem, optimizer, phi, key, data["train"])
-            test = lambda inner: problem.metrics(inner.theta, data["test"]) if measured else {}  # noqa: E731
+            test = lambda inner: measure(inner.theta, data["test"]) if measure else {}  # noqa: E731
             losses, metrics = [inner.value[None]], [jax.tree.map(lambda x: x[None], test(inner))]
 
             def segment(inner, _, length):
@@ -76,7 +78,7 @@ def curves(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, s
     return Curves(losses.astype(np.float64), np.array(at), metrics)
 
 
-def tune(problem: Problem, name: str, keys: Key, steps: int, poll: Callable[[], None] = lambda: None) -> dict[str, float]:
+def tune(problem: Problem, name: str, keys: Key, steps: int, progress: Progress = UNWATCHED) -> dict[str, float]:
     """The learning rates of a hand-made optimizer with the least mean over `keys` of each metric: {"final", "sum"}.
 
     Three rates a decade from 1e-4 to 10; a best value at the grid's edge extends the grid on that side.
@@ -94,7 +96,7 @@ def tune(problem: Problem, name: str, keys: Key, steps: int, poll: Callable[[], 
     found: dict[int, dict[str, float]] = {}
 
     def extend(exponents: Iterable[int]) -> None:
-        poll()
+        progress.check()
         exponents = list(exponents)
         phis = {"log_learning_rate": jnp.asarray([e * math.log(10) / PER_DECADE for e in exponents], jnp.float32)}
         losses = np.asarray(run(phis, keys, problem.data["train"]), np.float64)
@@ -124,7 +126,7 @@ def program(problem: Problem) -> str:
     def one(phi, key, data):
         return unroll(problem, optimizer, phi, fresh(problem, optimizer, phi, key, data), data, 1).losses
 
-    return jax.jit(one).lower(optimizer.init(None, None), jax.random.key(0), problem.data["train"]).as_text()
+    return jax.jit(one).lower(optimizer.init(jax.random.key(0), None), jax.random.key(0), problem.data["train"]).as_text()
 
 
 def compare(
@@ -139,11 +141,10 @@ def compare(
     tuning_seeds: int,
     metrics_every: int,
     kept: Mapping[str, Phi] = {},
-    tell: Callable[[str], None] = lambda line: None,
-    poll: Callable[[], None] = lambda: None,
+    progress: Progress = UNWATCHED,
     remember: Callable[[str, Callable[[], dict[str, float]]], dict[str, float]] = lambda baseline, find: find(),
 ) -> Comparison:
-    """Compare a learned optimizer with tuned baselines; the summary is DESIGN.md's object without its "variants".
+    """Compare a learned optimizer with tuned baselines.
 
     Args:
       problem: f.
@@ -156,78 +157,86 @@ def compare(
       tuning_seeds: seeds for the learning rates.
       metrics_every: steps between evaluations on the test split.
       kept: other parameters of the learned family, by name: rows of the summary that are not judged.
-      tell: called with what is being done, for a progress line.
-      poll: called between dispatches; it may raise, to stop.
+      progress: told what is being done, and asked between dispatches.
       remember: (baseline, tuning it) -> its learning rates, as `tune` returns them: those of an equal tuning before, or
         of this one.
     """
     tuning = jax.random.split(namespace(root, "tuning"), tuning_seeds)
     keys = jax.random.split(namespace(root, "evaluation"), seeds)
     found: dict[str, Curves] = {}
-    entries: dict[str, dict[str, Any]] = {}
+    entries: dict[str, Entry] = {}
     members: dict[str, tuple[LearnedOptimizer, Phi]] = {}
 
     def add(label: str, family: LearnedOptimizer, phis: dict[str, Phi], rates: dict[str, float] | None) -> None:
-        poll()
+        progress.check()
         found[label] = curves(problem, family, phis["final"], keys, steps, metrics_every)
         for_sum = found[label]
         if rates is not None and rates["sum"] != rates["final"]:
             for_sum = found[f"{label}@sum"] = curves(problem, family, phis["sum"], keys, steps, metrics_every)
-        entry = {f"phi_{metric}": {"learning_rate": rates[metric]} if rates else None for metric in ("final", "sum")}
-        entry |= statistics.describe(found[label].losses, for_sum.losses, problem.minibatch)
-        entry["steps_to_best_baseline"] = None
-        entry["seconds_per_step"] = None
+        measured: dict[str, Any] = {}
+        for metric, values in found[label].metrics.items():
+            measured[metric], measured[f"{metric}_ci"] = statistics.mean_interval(values[:, -1])
         members[label] = family, phis["final"]
-        if found[label].metrics:
-            entry["test"] = {}
-            for metric, values in found[label].metrics.items():
-                entry["test"][metric], entry["test"][f"{metric}_ci"] = statistics.mean_interval(values[:, -1])
-        entries[label] = entry
+        entries[label] = Entry(
+            phi_final=None if rates is None else Rate(learning_rate=rates["final"]),
+            phi_sum=None if rates is None else Rate(learning_rate=rates["sum"]),
+            steps_to_best_baseline=None,
+            seconds_per_step=None,
+            **statistics.describe(found[label].losses, for_sum.losses, problem.minibatch),
+        )
+        if measured:
+            entries[label] = entries[label].model_copy(update={"test": measured})
 
     for baseline in baselines:
 
         def find(baseline: str = baseline) -> dict[str, float]:
-            tell(f"tuning {baseline}")
-            return tune(problem, baseline, tuning, steps, poll)
+            progress.say(f"tuning {baseline}")
+            return tune(problem, baseline, tuning, steps, progress)
 
         rates = remember(baseline, find)
         phis = {metric: {"log_learning_rate": jnp.float32(math.log(rate))} for metric, rate in rates.items()}
         add(baseline, hand(baseline, horizon=steps), phis, rates)
     if learned is not None:
         label, family, phi = learned
-        tell(f"evaluating {label}")
+        progress.say(f"evaluating {label}")
         add(label, family, {"final": phi, "sum": phi}, None)
         for other, parameters in kept.items():
             add(other, family, {"final": parameters, "sum": parameters}, None)
-    for label, seconds in seconds_per_step(problem, members, keys[0], steps, poll).items():
-        entries[label]["seconds_per_step"] = seconds
-    summary = {"problem": name, "learned": learned and learned[0], "steps": steps, "seeds": seeds, "optimizers": entries}
-    return Comparison(summary | _verdict(problem, learned and learned[0], baselines, entries, found), found)
+    for label, seconds in seconds_per_step(problem, members, keys[0], steps, progress).items():
+        entries[label] = entries[label].model_copy(update={"seconds_per_step": seconds})
+    ours = learned and learned[0]
+    said = _verdict(problem, ours, baselines, entries, found)
+    return Comparison(Part(problem=name, learned=ours, steps=steps, seeds=seeds, optimizers=entries, **said), found)
 
 
-def _verdict(problem, label, baselines, entries, found) -> dict[str, Any]:
+def _verdict(
+    problem: Problem, learned: str | None, baselines: list[str], entries: dict[str, Entry], found: dict[str, Curves]
+) -> dict[str, Any]:
+    """What a `Part` says besides its entries; says in `entries` when the learned one reaches the best baseline."""
     best: dict[str, str | None] = {}
-    for metric in ("final", "sum"):
-        standing = [b for b in baselines if entries[b][metric] is not None]
-        best[metric] = min(standing, key=lambda b: entries[b][metric]) if standing else None
-    verdict: dict[str, Any] = {"best_baseline": best}
-    for metric, measure in (("final", lambda x: statistics.final(x, problem.minibatch)), ("sum", statistics.total)):
+    said: dict[str, Any] = {}
+    for metric in METRICS:
+        means = {name: entries[name].of(metric).value for name in baselines}
+        standing = {name: mean for name, mean in means.items() if mean is not None}
+        best[metric] = rival = min(standing, key=standing.__getitem__) if standing else None
         ratio = interval = None
-        if label is not None and best[metric] is not None and entries[label][metric] is not None:
-            theirs = found.get(f"{best[metric]}@sum", found[best[metric]]) if metric == "sum" else found[best[metric]]
-            ratio, interval = statistics.ratio_interval(measure(found[label].losses), measure(theirs.losses))
-        verdict |= {f"ratio_{metric}": ratio, f"ratio_{metric}_ci": interval}
-    if label is not None and best["final"] is not None:
-        reached = statistics.first_at_or_below(found[label].losses, entries[best["final"]]["final"])
-        entries[label]["steps_to_best_baseline"] = reached
-        rivals = {name: curves for name, curves in found.items() if name.removesuffix("@sum") in baselines or name == label}
-        verdict["pays"] = _pays(problem, label, entries, rivals)
-    return verdict
+        if learned is not None and rival is not None and entries[learned].of(metric).value is not None:
+            measure = statistics.total if metric == "sum" else lambda losses: statistics.final(losses, problem.minibatch)
+            theirs = found.get(f"{rival}@sum", found[rival]) if metric == "sum" else found[rival]
+            ratio, interval = statistics.ratio_interval(measure(found[learned].losses), measure(theirs.losses))
+        said |= {f"ratio_{metric}": ratio, f"ratio_{metric}_ci": interval}
+    said["best_baseline"] = BestBaseline(**best)
+    if learned is not None and best["final"] is not None and (level := entries[best["final"]].final) is not None:
+        reached = statistics.first_at_or_below(found[learned].losses, level)
+        entries[learned] = entries[learned].model_copy(update={"steps_to_best_baseline": reached})
+        rivals = {name: curves for name, curves in found.items() if name.removesuffix("@sum") in baselines or name == learned}
+        said["pays"] = _pays(problem, learned, entries, rivals)
+    return said
 
 
-def _pays(problem, label, entries, found) -> dict[str, Any]:
+def _pays(problem: Problem, learned: str, entries: dict[str, Entry], found: dict[str, Curves]) -> Pays:
     """Where on the clock the learned one is below every baseline at both of its rates, for good."""
-    pace = {name: entries[name.removesuffix("@sum")]["seconds_per_step"] for name in found}
-    theirs = [(found[name].losses, pace[name]) for name in found if name != label]
-    step = statistics.pays_from((found[label].losses, pace[label]), theirs, problem.minibatch)
-    return {"step": step, "seconds": None if step is None else step * pace[label]}
+    pace = {name: entries[name.removesuffix("@sum")].seconds_per_step or math.nan for name in found}
+    theirs = [(found[name].losses, pace[name]) for name in found if name != learned]
+    step = statistics.pays_from((found[learned].losses, pace[learned]), theirs, problem.minibatch)
+    return Pays(step=step, seconds=None if step is None else step * pace[learned])

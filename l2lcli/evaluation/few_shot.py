@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2lcli.base import Inner, Key, LearnedOptimizer, Phi, Problem, Theta
+from l2lcli.base import Batch, Data, Inner, Joint, Key, LearnedOptimizer, Phi, Problem, Scalar, Task, Theta
 from l2lcli.evaluation import statistics
 from l2lcli.evaluation.compare import Comparison, Curves
+from l2lcli.evaluation.summary import HIGHER, BestBaseline, Entry, FewShot, Part, Rate
 from l2lcli.evaluation.timing import seconds_per_step
 from l2lcli.inner.query import query_batch
 from l2lcli.inner.unroll import fresh, namespace, unroll
 from l2lcli.optimizers.hand import hand
+from l2lcli.signals import UNWATCHED, Progress
 
 PER_DECADE = 2  # learning rates tried
 FIRST = (-6, 2)  # the first grid, 1e-3 … 10, as exponents of 10^(1/PER_DECADE)
@@ -29,19 +31,36 @@ SIDE_BY_SIDE = 8  # episodes
 DISPATCH = 40  # episodes
 JOINT_RATE = 1e-3  # of Adam, for the network trained on all tasks together
 JOINT_DISPATCH = 20  # its steps
-HIGHER = {"accuracy"}  # metrics of which more is better
+
+
+class Episodic(NamedTuple):
+    """What a few-shot problem has, and others have not."""
+
+    query: Callable[[Key, Task, Data], Batch]
+    metrics: Callable[[Theta, Batch], dict[str, Scalar]]
+    joint: Joint
+
+
+def episodic(problem: Problem) -> Episodic:
+    """These parts of a problem. Raises ValueError where one is missing."""
+    if problem.query is None or problem.metrics is None or problem.joint is None:
+        raise ValueError("a few-shot problem needs query, metrics and joint")
+    return Episodic(problem.query, problem.metrics, problem.joint)
+
 
 Judge = Callable[[Phi, Key, str], tuple[np.ndarray, dict[str, np.ndarray]]]
 
 
-def judge(problem: Problem, optimizer: LearnedOptimizer, updates: int, poll: Callable[[], None]) -> Judge:
+def judge(problem: Problem, optimizer: LearnedOptimizer, updates: int, progress: Progress) -> Judge:
     """(phi, [S] keys, split) -> the loss on the query and the metrics after 0 … `updates` updates, [S, updates + 1] each."""
+
+    metrics = episodic(problem).metrics
 
     @jax.jit
     def run(phi, keys, data):
         def look(inner: Inner):
             batch = query_batch(problem, inner, data)
-            return problem.loss(inner.theta, batch), problem.metrics(inner.theta, batch)
+            return problem.loss(inner.theta, batch), metrics(inner.theta, batch)
 
         def one(key):
             inner = fresh(problem, optimizer, phi, key, data)
@@ -51,43 +70,46 @@ def judge(problem: Problem, optimizer: LearnedOptimizer, updates: int, poll: Cal
         return jax.lax.map(one, keys, batch_size=SIDE_BY_SIDE)
 
     def judged(phi, keys, split):
-        return _dispatched(lambda keys: run(phi, keys, problem.data[split]), keys, poll)
+        return _dispatched(lambda keys: run(phi, keys, problem.data[split]), keys, progress)
 
     return judged
 
 
-def _dispatched(run: Callable[[Key], Any], keys: Key, poll: Callable[[], None]) -> Any:
+def _dispatched(run: Callable[[Key], Any], keys: Key, progress: Progress) -> Any:
     """`run` over [S] keys, some at a time; the last ones are filled up, so that one program serves all."""
     size, count, found = min(DISPATCH, len(keys)), len(keys), []
     for start in range(0, count, size):
-        poll()
+        progress.check()
         rows = np.minimum(np.arange(start, start + size), count - 1)
         found.append(jax.tree.map(np.asarray, run(keys[rows])))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count].astype(np.float64), *found)
 
 
-def joint_theta(problem: Problem, key: Key, steps: int, poll: Callable[[], None]) -> Theta:
+def joint_theta(problem: Problem, key: Key, steps: int, progress: Progress) -> Theta:
     """The network of `problem.joint` after `steps` steps of Adam, rounded up to a dispatch. The key is consumed."""
-    together, adam = problem.joint.problem, hand("adam")
+    together, adam = episodic(problem).joint.problem, hand("adam")
     phi, data = {"log_learning_rate": jnp.float32(math.log(JOINT_RATE))}, together.data["train"]
     inner = jax.jit(lambda key, data: fresh(together, adam, phi, key, data))(key, data)
     run = jax.jit(lambda inner, data: unroll(together, adam, phi, inner, data, JOINT_DISPATCH).end)
     for _ in range(-(-steps // JOINT_DISPATCH)):
-        poll()
+        progress.check()
         inner = jax.block_until_ready(run(inner, data))
     return inner.theta
 
 
 def finetune(problem: Problem) -> LearnedOptimizer:
     """Gradient descent from the jointly trained network; phi: {"log_learning_rate": (), "joint": its theta}."""
-    return hand("sgd")._replace(start=lambda phi, theta: problem.joint.start(phi["joint"], theta), replay=None)
+    joint = episodic(problem).joint
+    return hand("sgd")._replace(start=lambda phi, theta: joint.start(phi["joint"], theta), replay=None)
 
 
-def nearest(problem: Problem, split: str, poll: Callable[[], None]) -> Callable[[Theta | None, Key], dict[str, np.ndarray]]:
+def nearest(problem: Problem, split: str, progress: Progress) -> Callable[[Theta | None, Key], dict[str, np.ndarray]]:
     """(jointly trained theta, or None for the inputs as they are, [S] keys) -> metrics [S, 1] of the nearest neighbour.
 
     Each query is answered as the support that is nearest to it by Euclidean distance.
     """
+
+    joint = episodic(problem).joint
 
     @jax.jit
     def run(theta, keys, data):
@@ -95,21 +117,23 @@ def nearest(problem: Problem, split: str, poll: Callable[[], None]) -> Callable[
             # The same task as `fresh` gives the optimizers.
             inner = fresh(problem, hand("sgd"), {"log_learning_rate": jnp.float32(0)}, key, data)
             support, asked = problem.batch(inner.key, inner.task, data), query_batch(problem, inner, data)
-            near, far = (problem.joint.features(theta, batch) for batch in (support, asked))
+            near, far = (joint.features(theta, batch) for batch in (support, asked))
             distance = jnp.square(far[:, None] - near[None]).sum(-1)
-            return jax.tree.map(lambda x: x[None], problem.joint.copied(support, asked, jnp.argmin(distance, 1)))
+            return jax.tree.map(lambda x: x[None], joint.copied(support, asked, jnp.argmin(distance, 1)))
 
         return jax.lax.map(one, keys, batch_size=SIDE_BY_SIDE)
 
-    return lambda theta, keys: _dispatched(lambda keys: run(theta, keys, problem.data[split]), keys, poll)
+    return lambda theta, keys: _dispatched(lambda keys: run(theta, keys, problem.data[split]), keys, progress)
 
 
 def metric_of(problem: Problem) -> str:
     """The name of what the problem is judged by."""
 
+    parts = episodic(problem)
+
     def measured(key, data):
         theta, task = problem.init(key, data)
-        return problem.metrics(theta, problem.query(key, task, data))
+        return parts.metrics(theta, parts.query(key, task, data))
 
     return next(iter(jax.eval_shape(measured, jax.random.key(0), problem.data["test"])))
 
@@ -126,15 +150,16 @@ def tune(metric: str, measure: Callable[[float], np.ndarray]) -> tuple[float, in
       metric: its name.
       measure: learning rate -> the metric's means over validation episodes by number of updates.
     """
-    found: dict[int, np.ndarray] = {}
+    means: dict[int, np.ndarray] = {}
     wanted = set(range(FIRST[0], FIRST[1] + 1))
-    while wanted:
-        found |= {exponent: measure(10.0 ** (exponent / PER_DECADE)) for exponent in sorted(wanted)}
-        exponents = sorted(found)
-        tops = np.array([found[e][best(metric, found[e])] for e in exponents])
+    while True:
+        means |= {exponent: measure(10.0 ** (exponent / PER_DECADE)) for exponent in sorted(wanted)}
+        exponents = sorted(means)
+        tops = np.array([means[e][best(metric, means[e])] for e in exponents])
         chosen = exponents[best(metric, tops)]
-        wanted = {e for e in (chosen - 1, chosen + 1) if e not in found and abs(e) <= FURTHEST}
-    return 10.0 ** (chosen / PER_DECADE), best(metric, found[chosen])
+        wanted = {e for e in (chosen - 1, chosen + 1) if e not in means and abs(e) <= FURTHEST}
+        if not wanted:
+            return 10.0 ** (chosen / PER_DECADE), best(metric, means[chosen])
 
 
 def compare(
@@ -148,8 +173,7 @@ def compare(
     episodes: int,
     tuning_seeds: int,
     joint_steps: int,
-    tell: Callable[[str], None] = lambda line: None,
-    poll: Callable[[], None] = lambda: None,
+    progress: Progress = UNWATCHED,
 ) -> Comparison:
     """Judge a learned optimizer and baselines; the summary has "few_shot", and losses on the query in "optimizers".
 
@@ -163,59 +187,68 @@ def compare(
       episodes: of the test split.
       tuning_seeds: episodes of the validation split.
       joint_steps: of training the network that finetune and nearest_neighbour need.
-      tell: called with what is being done.
-      poll: called between dispatches; it may raise, to stop.
+      progress: told what is being done, and asked between dispatches.
     """
     tuning = jax.random.split(namespace(root, "tuning"), tuning_seeds)
     keys = jax.random.split(namespace(root, "evaluation"), episodes)
     found: dict[str, Curves] = {}
-    entries: dict[str, dict[str, Any]] = {}
+    entries: dict[str, Entry] = {}
     members: dict[str, tuple[LearnedOptimizer, Phi]] = {}
-    table: dict[str, dict[str, Any]] = {}
+    table: dict[str, FewShot] = {}
     steps, metric = np.arange(updates + 1), metric_of(problem)
     trained: list[Theta] = []
 
     def together() -> Theta:
         if not trained:
-            tell("training one network on all training tasks")
-            trained.append(joint_theta(problem, namespace(root, "joint"), joint_steps, poll))
+            progress.say("training one network on all training tasks")
+            trained.append(joint_theta(problem, namespace(root, "joint"), joint_steps, progress))
         return trained[0]
 
     def enter(label: str, at: np.ndarray, losses: np.ndarray, metrics: dict[str, np.ndarray], chosen: int, **more: Any) -> None:
         found[label] = Curves(losses, at, metrics)
         values = metrics[metric]
         half = 1.96 * values.std(0, ddof=1) / math.sqrt(len(values))
-        table[label] = {"metric": metric, "updates": at.tolist(), "mean": values.mean(0).tolist(), "ci": half.tolist()}
-        table[label] |= {"episodes": episodes, "chosen": chosen, **more}
+        mean, ci = ([x if math.isfinite(x) else None for x in row.tolist()] for row in (values.mean(0), half))
+        table[label] = FewShot(
+            metric=metric, updates=at.tolist(), mean=mean, ci=ci, episodes=episodes, chosen=chosen, **more
+        )  # fmt: skip
 
     def add(label: str, family: LearnedOptimizer, phi: Callable[[float | None], Phi], tuned: bool) -> None:
-        tell(f"{'tuning' if tuned else 'judging'} {label}")
-        judged = judge(problem, family, updates, poll)
+        progress.say(f"{'tuning' if tuned else 'judging'} {label}")
+        judged = judge(problem, family, updates, progress)
         measure = lambda rate: judged(phi(rate), tuning, "validation")[1][metric].mean(0)  # noqa: E731
         rate, chosen = tune(metric, measure) if tuned else (None, best(metric, measure(None)))
         losses, metrics = judged(phi(rate), keys, "test")
         enter(label, steps, losses, metrics, chosen, learning_rate=rate)
-        entry = {f"phi_{which}": {"learning_rate": rate} if tuned else None for which in ("final", "sum")}
-        entry |= statistics.describe(losses, losses, minibatch=False)
-        entries[label] = entry | {"steps_to_best_baseline": None, "seconds_per_step": None}
+        tuned_rate = None if rate is None else Rate(learning_rate=rate)
+        described = statistics.describe(losses, losses, minibatch=False)
+        entries[label] = Entry(
+            phi_final=tuned_rate, phi_sum=tuned_rate, **described, steps_to_best_baseline=None, seconds_per_step=None
+        )
         members[label] = family, phi(rate)
 
     for baseline in baselines:
         if baseline == "nearest_neighbour":
-            answer = nearest(problem, "test", poll)
+            answer = nearest(problem, "test", progress)
             for label, theta in ((baseline, None), (f"{baseline}_features", together())):
-                tell(f"judging {label}")
+                progress.say(f"judging {label}")
                 enter(label, np.zeros(1, int), np.zeros((episodes, 0)), answer(theta, keys), 0)
             continue
         start = {"joint": together()} if baseline == "finetune" else {}
         family = finetune(problem) if start else hand(baseline, horizon=updates)
-        add(baseline, family, lambda rate, s=start: {"log_learning_rate": jnp.float32(math.log(rate)), **s}, tuned=True)
+
+        def at_rate(rate: float | None, start: dict[str, Any] = start) -> Phi:
+            return {"log_learning_rate": jnp.float32(math.log(rate or math.nan)), **start}
+
+        add(baseline, family, at_rate, tuned=True)
     if learned is not None:
         label, family, phi = learned
         add(label, family, lambda rate: phi, tuned=False)
-    for label, seconds in seconds_per_step(problem, members, keys[0], updates, poll).items():
-        entries[label]["seconds_per_step"] = seconds
-    summary = {"problem": name, "learned": learned and learned[0], "steps": updates, "seeds": episodes, "optimizers": entries}
-    summary |= {"best_baseline": {"final": None, "sum": None}}
-    summary |= dict.fromkeys(("ratio_final", "ratio_final_ci", "ratio_sum", "ratio_sum_ci"))
-    return Comparison(summary | {"few_shot": table}, found)
+    for label, seconds in seconds_per_step(problem, members, keys[0], updates, progress).items():
+        entries[label] = entries[label].model_copy(update={"seconds_per_step": seconds})
+    nothing = dict.fromkeys(("ratio_final", "ratio_final_ci", "ratio_sum", "ratio_sum_ci"))
+    summary = Part(
+        problem=name, learned=learned and learned[0], steps=updates, seeds=episodes, optimizers=entries,
+        best_baseline=BestBaseline(final=None, sum=None), **nothing, few_shot=table,
+    )  # fmt: skip
+    return Comparison(summary, found)

@@ -19,15 +19,19 @@ QUANTILES = (0.05, 0.95)
 def record(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, steps: int, split: str) -> list[tuple[Any, ...]]:
     """Rows (layer, gate, episode, update 1 … `steps`, mean, 5 % quantile, 95 % quantile over the layer's coordinates).
 
-    A layer is what the parameters' paths have in common but for their last name. The key is consumed.
+    A layer is what the parameters' paths have in common but for their last name. The key is consumed. Raises ValueError of a
+    family that has no gates.
     """
+    gates_of = optimizer.gates
+    if gates_of is None:
+        raise ValueError("the family has no gates")
     layers = places(jax.eval_shape(lambda key, data: problem.init(key, data)[0], key, problem.data[split]))
 
     def shown(values: jax.Array) -> jax.Array:
         return jnp.stack([values.mean(), *jnp.quantile(values, jnp.array(QUANTILES))])
 
     def look(inner):
-        found = optimizer.gates(inner.opt)
+        found = gates_of(inner.opt)
         return {layer: {gate: shown(values[at]) for gate, values in found.items()} for layer, at in layers.items()}
 
     @jax.jit

@@ -21,7 +21,7 @@ def total(losses: np.ndarray) -> np.ndarray:
     return losses[:, :-1].sum(1)
 
 
-def mean_interval(samples: np.ndarray) -> tuple[float | None, list[float] | None]:
+def mean_interval(samples: np.ndarray) -> tuple[float | None, tuple[float, float] | None]:
     """Mean and its bootstrap 95 % interval (`_interval`); None, None if a sample is not finite."""
     if not np.isfinite(samples).all():
         return None, None
@@ -29,7 +29,7 @@ def mean_interval(samples: np.ndarray) -> tuple[float | None, list[float] | None
     return float(samples.mean()), _interval(samples.mean(), means, len(samples))
 
 
-def ratio_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float | None, list[float] | None]:
+def ratio_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float | None, tuple[float, float] | None]:
     """Ratio of means over the same seeds and its paired bootstrap 95 % interval; None, None if a sample is not finite."""
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()) or theirs.mean() == 0:
         return None, None
@@ -38,7 +38,7 @@ def ratio_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float | None, 
     return float(ratio), _interval(ratio, means[0] / means[1], len(ours))
 
 
-def _interval(found: float, resampled: np.ndarray, samples: int) -> list[float]:
+def _interval(found: float, resampled: np.ndarray, samples: int) -> tuple[float, float]:
     """The 2.5 % and 97.5 % percentiles of the resampled values, moved away from what was found for few samples.
 
     Resampling S samples understates the variance by (S-1)/S and knows nothing of Student's t, so that percentiles alone miss
@@ -47,7 +47,8 @@ def _interval(found: float, resampled: np.ndarray, samples: int) -> list[float]:
     """
     ends = np.percentile(resampled, [2.5, 97.5])
     wider = 1.0 if samples < 2 else stdtrit(samples - 1, 0.975) / ndtri(0.975) * np.sqrt(samples / (samples - 1))
-    return (found + wider * (ends - found)).tolist()
+    low, high = (found + wider * (ends - found)).tolist()
+    return low, high
 
 
 def first_at_or_below(losses: np.ndarray, level: float) -> int | None:
@@ -88,11 +89,11 @@ def diverged(losses: np.ndarray) -> int:
 
 
 def describe(for_final: np.ndarray, for_sum: np.ndarray, minibatch: bool) -> dict[str, Any]:
-    """The part of a summary's entry that follows from the losses of the two tuned rates, [S, T+1] each."""
-    entry: dict[str, Any] = {}
-    entry["final"], entry["final_ci"] = mean_interval(_or_nan(final(for_final, minibatch), for_final))
-    entry["sum"], entry["sum_ci"] = mean_interval(_or_nan(total(for_sum), for_sum))
-    return {**entry, "diverged": max(diverged(for_final), diverged(for_sum))}
+    """The fields of a summary's `Entry` that follow from the losses of the two tuned rates, [S, T+1] each."""
+    last, last_interval = mean_interval(_or_nan(final(for_final, minibatch), for_final))
+    whole, whole_interval = mean_interval(_or_nan(total(for_sum), for_sum))
+    lost = max(diverged(for_final), diverged(for_sum))
+    return {"final": last, "final_ci": last_interval, "sum": whole, "sum_ci": whole_interval, "diverged": lost}
 
 
 def _or_nan(samples: np.ndarray, losses: np.ndarray) -> np.ndarray:

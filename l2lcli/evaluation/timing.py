@@ -10,13 +10,14 @@ import numpy as np
 
 from l2lcli.base import Key, LearnedOptimizer, Phi, Problem
 from l2lcli.inner.unroll import fresh, unroll
+from l2lcli.signals import Progress
 
 TIMED_STEPS = 100
 ROUNDS = 5
 
 
 def seconds_per_step(
-    problem: Problem, members: Mapping[str, tuple[LearnedOptimizer, Phi]], key: Key, steps: int, poll: Callable[[], None]
+    problem: Problem, members: Mapping[str, tuple[LearnedOptimizer, Phi]], key: Key, steps: int, progress: Progress
 ) -> dict[str, float]:
     """Wall-clock seconds of one step of one optimizee alone, the gradient included, by each optimizer: medians.
 
@@ -34,7 +35,7 @@ def seconds_per_step(
             run(phi, inner, data).block_until_ready()
             return time.perf_counter() - began
 
-        poll()
+        progress.check()
         return once
 
     timers = {name: timed(*member) for name, member in members.items()}

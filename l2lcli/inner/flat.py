@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 
 from l2lcli.base import Intervals, LearnedOptimizer, Theta
+from l2lcli.inner.transformation import transformation
 
 
 def ravel(theta: Any) -> jax.Array:
@@ -65,6 +65,7 @@ def flat(
             def one(member, at, phi, state):
                 tx = adapted(member, length(at)).bind(phi)
                 own = None if theta is None else take(ravel(theta), at)
+                step: Any
                 step, state = tx.update(take(vector, at), state, own, **extra)
                 ends = np.cumsum([stop - start for start, stop in at])
                 pieces.update(zip(at, jnp.split(step, ends[:-1]), strict=True))
@@ -73,6 +74,6 @@ def flat(
             state = each(optimizer, grad, one, phi, state)
             return unravel(jnp.concatenate([pieces[at] for at in sorted(pieces)])), state
 
-        return optax.GradientTransformationExtraArgs(init, update)
+        return transformation(init, update)
 
     return optimizer._replace(bind=bind)

@@ -23,9 +23,14 @@ def namespace(root: Key, name: str) -> Key:
     return jax.random.fold_in(root, zlib.crc32(name.encode()))
 
 
-def axes(axis: int | None = 0) -> Inner:
-    """`in_axes` / `out_axes` for a batch of optimizees that run in lock-step: everything is batched but t."""
-    return Inner(theta=axis, opt=axis, task=axis, key=axis, t=None, value=axis, grad=axis)
+def axes(axis: Any = 0) -> Any:
+    """`in_axes` / `out_axes` for a batch of optimizees that run in lock-step, an `Inner`: everything is batched but t."""
+    return Inner(theta=axis, opt=axis, task=axis, key=axis, t=None, value=axis, grad=axis)  # pyright: ignore[reportArgumentType]
+
+
+def trajectory_axes() -> Any:
+    """The same for a `Trajectory`."""
+    return Trajectory(axes(), 0, 0, 0)  # pyright: ignore[reportArgumentType]
 
 
 def fresh(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, data: Data) -> Inner:

@@ -188,7 +188,7 @@ def run(
             pending.append(values)
             step += 1
             if step % meta.per_episode == 0:
-                rows.append(_episode_row(pending, step, meta.per_episode, float(schedule(step - 1))))
+                rows.append(_episode_row(pending, step, meta.per_episode, float(np.asarray(schedule(step - 1)))))
                 pending = []
         seconds = time.monotonic() - began
         diverged = int(state.failures) >= meta.limit
@@ -234,4 +234,4 @@ def _finite(tree: Any) -> jax.Array:
 
 
 def _is_key(leaf: jax.ShapeDtypeStruct) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -16,7 +16,7 @@ from l2lcli.optimizers.hand import hand
 from l2lcli.tree import named
 
 
-def learning_rate(spec: MetaOptimizerSpec, total: int) -> Callable[[Any], jax.Array]:
+def learning_rate(spec: MetaOptimizerSpec, total: int) -> optax.Schedule:
     """The schedule of a meta-optimizer's config over `total` meta-steps, as a function of the meta-step.
 
     Cosine and linear end at 0, exponential at 1 %.
@@ -42,16 +42,14 @@ def factors(patterns: dict[str, float] | None, phi: Phi) -> Phi:
     return jax.tree.unflatten(jax.tree.structure(phi), found)
 
 
-def transformation(
-    spec: MetaOptimizerSpec, schedule: Callable[[Any], jax.Array]
-) -> Callable[[Any], optax.GradientTransformation]:
+def transformation(spec: MetaOptimizerSpec, schedule: optax.Schedule) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
     """Meta-step -> the transformation of a config's `train.meta_optimizer` there: clipped, at that rate."""
     family = hand(spec.name)
 
-    def at(step: Any) -> optax.GradientTransformation:
+    def at(step: Any) -> optax.GradientTransformationExtraArgs:
         tx = family.bind({"log_learning_rate": jnp.log(schedule(step))})
         if spec.clip is not None:
             tx = optax.chain(optax.clip_by_global_norm(spec.clip), tx)
-        return tx
+        return optax.with_extra_args_support(tx)
 
     return at

@@ -35,7 +35,7 @@ class Averages(NamedTuple):
 
     mean: jax.Array  # [K, N] averages of the gradient, not yet corrected for their start at 0
     square: jax.Array  # [N] of its square
-    count: jax.Array  # [N] gradients seen; an array, so that a block of coordinates is a state, too
+    seen: jax.Array  # [N] gradients seen; an array, so that a block of coordinates is a state, too
 
 
 def averages_shown(spec: AveragesSpec) -> int:
@@ -61,7 +61,7 @@ def see(spec: AveragesSpec, state: Averages, g: jax.Array) -> tuple[Averages, ja
     import jax.numpy as jnp
 
     decays = jnp.array(spec.decays, g.dtype)[:, None]
-    count = state.count + 1
+    count = state.seen + 1
     mean = decays * state.mean + (1 - decays) * g[None]
     square = spec.square_decay * state.square + (1 - spec.square_decay) * g * g
     # The maximum is for second derivatives, which are then finite where no gradient was seen.

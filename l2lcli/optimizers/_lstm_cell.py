@@ -103,8 +103,8 @@ def window(weights: Fused, h: tuple[jax.Array, ...], c: tuple[jax.Array, ...], x
 
 def _forward(weights, h, c, x):
     def one(state, x):
-        h, c, *found = step(weights, *state, x)
-        return (h, c), found
+        h, c, *kept = step(weights, state[0], state[1], x)
+        return (h, c), kept
 
     _, (updates, kept, read) = jax.lax.scan(one, (h, c), x)
     return updates, (weights, kept, read)

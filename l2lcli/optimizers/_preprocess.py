@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -63,18 +64,21 @@ def preprocess(spec: Preprocess) -> Callable[[jax.Array], jax.Array]:
     """The function of one coordinate's gradient, () -> [features]."""
     import jax.numpy as jnp
 
-    def log_sign(g):
+    def log_sign(spec: LogSign, g: jax.Array) -> jax.Array:
         # For |g| >= e^-p this is (log|g|/p, sgn g), below (-1, e^p g): both branches of App. A without a `where`, whose
         # untaken branch would put a NaN into second derivatives at g = 0.
         return jnp.stack([jnp.log(jnp.maximum(jnp.abs(g), jnp.exp(-spec.p))) / spec.p, jnp.clip(g * jnp.exp(spec.p), -1, 1)])
 
-    def deepmind_log_sign(g):
+    def deepmind_log_sign(spec: DeepmindLogSign, g: jax.Array) -> jax.Array:
         log = jnp.log(jnp.abs(g) + jnp.finfo(g.dtype).eps)
         return jnp.stack([jnp.maximum(log / spec.k, -1), jnp.clip(g * jnp.exp(spec.k), -1, 1)])
 
-    return {
-        "identity": lambda g: g[None],
-        "log_sign": log_sign,
-        "deepmind_log_sign": deepmind_log_sign,
-        "clamp": lambda g: jnp.clip(g, spec.low, spec.high)[None],
-    }[spec.kind]
+    match spec:
+        case LogSign():
+            return functools.partial(log_sign, spec)
+        case DeepmindLogSign():
+            return functools.partial(deepmind_log_sign, spec)
+        case Clamp():
+            return lambda g: jnp.clip(g, spec.low, spec.high)[None]
+        case Identity():
+            return lambda g: g[None]

@@ -57,7 +57,9 @@ def hand(name: str, learning_rate: float = 1e-3, horizon: int | None = None) -> 
 
     check(name, horizon)
     constructor = _constructor(COSINE.get(name, name))
-    scheduled = functools.partial(optax.cosine_decay_schedule, decay_steps=horizon) if name in COSINE else lambda rate: rate
+
+    def scheduled(rate: Any) -> Any:
+        return optax.cosine_decay_schedule(rate, horizon) if name in COSINE and horizon is not None else rate
 
     def init(key, theta):
         del key, theta
@@ -116,23 +118,30 @@ def _constructor(name: str) -> Callable[[Any], Any]:
     return lambda learning_rate: candidate(learning_rate=learning_rate)
 
 
+class HandSpec(KindSpec):
+    """A hand-made optimizer as a family whose one meta-parameter is its learning rate."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Where the learning rate starts."""
+    learned: bool = True
+    """Meta-train the learning rate; else it stays, and phi is empty."""
+
+
 def _register(name: str) -> None:
-    spec = create_model(
-        f"{name.capitalize()}Spec",
-        __base__=KindSpec,
-        __doc__=f"{name} as a family whose one meta-parameter is its learning rate.",
-        kind=(Literal[name], name),
-        learning_rate=(float, Field(default=1e-3, gt=0, description="Where the learning rate starts.")),
-        learned=(bool, Field(default=True, description="Meta-train the learning rate; else it stays, and phi is empty.")),
-    )
+    kind: Any = Literal[name]  # pyright: ignore[reportInvalidTypeForm]  of each name in COMMON
+    doc = f"{name} as a family whose one meta-parameter is its learning rate."
+    spec = create_model(f"{name.capitalize()}Spec", __base__=HandSpec, __doc__=doc, kind=(kind, name))
     registry.optimizer.register(name, spec)(_build)
 
 
-def _build(spec: KindSpec) -> LearnedOptimizer:
+def _build(spec: HandSpec) -> LearnedOptimizer:
+    import jax.numpy as jnp
+
     family = hand(spec.kind, spec.learning_rate)
     if spec.learned:
         return family
-    return family._replace(init=lambda key, theta: {}, bind=lambda phi: family.bind(family.init(None, None)))
+    rate = lambda: jnp.asarray(math.log(spec.learning_rate), jnp.float32)  # noqa: E731  made when it is used: JAX starts then
+    return family._replace(init=lambda key, theta: {}, bind=lambda phi: family.bind({"log_learning_rate": rate()}))
 
 
 for _name in COMMON:

@@ -61,9 +61,9 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
     """
     import jax
     import jax.numpy as jnp
-    import optax
     from jax.flatten_util import ravel_pytree
 
+    from l2lcli.inner.transformation import transformation
     from l2lcli.optimizers._lstm_cell import fuse, step, window
 
     show = preprocess(spec.preprocess)
@@ -78,9 +78,9 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
 
     def shrunk(updates):
         """As in Yang et al. 2022 (Tensor Programs V, Table 3): a layer's sum over n inputs moves by n of their updates."""
-        if spec.fan_in is None:
+        if (largest := spec.fan_in) is None:
             return updates
-        factor = lambda shape: min(1.0, spec.fan_in / math.prod(shape[:-1])) if len(shape) > 1 else 1.0  # noqa: E731
+        factor = lambda shape: min(1.0, largest / math.prod(shape[:-1])) if len(shape) > 1 else 1.0  # noqa: E731
         return jax.tree.map(lambda leaf: factor(leaf.shape) * leaf, updates)
 
     def init(key, theta):
@@ -91,8 +91,8 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         def uniform(key, shape, fan):  # as torch.nn.LSTMCell and torch.nn.Linear start: U(-1/√fan, 1/√fan)
             return jax.random.uniform(key, shape, dtype, -(fan**-0.5), fan**-0.5)
 
-        def chrono(key, bias):  # Tallec and Ollivier 2018: a cell of time scale T forgets 1/T at each step, and takes in 1/T
-            scale = jnp.log(spec.memory - 1) * jax.random.uniform(key, (spec.hidden,), dtype)
+        def chrono(key, bias, memory):  # Tallec and Ollivier 2018: a cell of time scale T forgets 1/T a step, and takes in 1/T
+            scale = jnp.log(memory - 1) * jax.random.uniform(key, (spec.hidden,), dtype)
             return bias.at[: spec.hidden].set(-scale).at[spec.hidden : 2 * spec.hidden].set(scale - spec.forget_bias)
 
         for i in range(spec.layers):
@@ -103,7 +103,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
                 "bias": uniform(bias_key, (4 * spec.hidden,), spec.hidden),
             }
             if spec.memory is not None:
-                phi[f"lstm_{i}"]["bias"] = chrono(bias_key, phi[f"lstm_{i}"]["bias"])
+                phi[f"lstm_{i}"]["bias"] = chrono(bias_key, phi[f"lstm_{i}"]["bias"], spec.memory)
             inputs = spec.hidden
         phi["readout"] = {"kernel": uniform(keys[-1], (inputs,), inputs), "bias": jnp.zeros((), dtype)}
         return phi
@@ -121,7 +121,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
             h, c, updates, *_ = step(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
             return shrunk(unravel(updates)), LstmState(h, c, seen)
 
-        return optax.GradientTransformationExtraArgs(start, update)
+        return transformation(start, update)
 
     def whole_window(phi, state, grads):
         # Without averages nothing is carried from step to step: one operation over the window, not a loop.

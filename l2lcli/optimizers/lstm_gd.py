@@ -25,10 +25,9 @@ SCALE = 0.01  # weights start as U(−SCALE, SCALE)
 BIAS = {"forget": (4.0, 5.0), "input": (-5.0, -4.0)}  # and biases within these: f near .99, i near .01
 
 
-class LstmGdV1Spec(KindSpec):
-    """Gradient descent with learned gates, from gradient, loss and parameter (Ravi and Larochelle 2017, Section 3.1)."""
+class LstmGdSpec(KindSpec):
+    """What both versions say."""
 
-    kind: Literal["lstm_gd_v1"] = "lstm_gd_v1"
     preprocess: Preprocess = LogSign()
     """What the gates are shown of a gradient and of the loss."""
     learn_start: bool = True
@@ -37,7 +36,13 @@ class LstmGdV1Spec(KindSpec):
     """Hold f = 1 and i = this, so that the start alone is learned, as in first-order MAML; null to learn the gates."""
 
 
-class LstmGdV2Spec(LstmGdV1Spec):
+class LstmGdV1Spec(LstmGdSpec):
+    """Gradient descent with learned gates, from gradient, loss and parameter (Ravi and Larochelle 2017, Section 3.1)."""
+
+    kind: Literal["lstm_gd_v1"] = "lstm_gd_v1"
+
+
+class LstmGdV2Spec(LstmGdSpec):
     """The same behind a coordinatewise LSTM over gradient and loss (Ravi and Larochelle 2017, Section 3.2)."""
 
     kind: Literal["lstm_gd_v2"] = "lstm_gd_v2"
@@ -73,13 +78,13 @@ def lstm_gd_v2(spec: LstmGdV2Spec) -> LearnedOptimizer:
     return _family(spec, spec.hidden)
 
 
-def _family(spec: LstmGdV1Spec, hidden: int) -> LearnedOptimizer:
+def _family(spec: LstmGdSpec, hidden: int) -> LearnedOptimizer:
     """hidden: units of the LSTM in front; 0 for none."""
     import jax
     import jax.numpy as jnp
-    import optax
     from jax.flatten_util import ravel_pytree
 
+    from l2lcli.inner.transformation import transformation
     from l2lcli.optimizers._lstm_cell import cell, fuse_layer
 
     show, shown = preprocess(spec.preprocess), 2 * features(spec.preprocess)
@@ -115,7 +120,7 @@ def _family(spec: LstmGdV1Spec, hidden: int) -> LearnedOptimizer:
 
         def gates(grad, theta, state, value):
             """f_t and i_t [N], and the front LSTM's h and c."""
-            if frozen:
+            if spec.frozen_rate is not None:
                 return jnp.ones_like(grad), jnp.full_like(grad, spec.frozen_rate), (), ()
             loss = jnp.broadcast_to(show(jnp.asarray(value, grad.dtype))[:, None], (shown // 2, grad.size))
             x, h, c = jnp.concatenate([jax.vmap(show, out_axes=-1)(grad), loss]), (), ()
@@ -137,7 +142,7 @@ def _family(spec: LstmGdV1Spec, hidden: int) -> LearnedOptimizer:
             f, i, h, c = gates(flat, params, state, value)
             return unravel((f - 1) * params - i * flat), LstmGdState(f, i, h, c)
 
-        return optax.GradientTransformationExtraArgs(start, update)
+        return transformation(start, update)
 
     gates_of = lambda state: {"forget": state.forget, "input": state.input}  # noqa: E731
     family = LearnedOptimizer(init, bind, replay=Replay(), gates=gates_of)

@@ -12,10 +12,9 @@ from l2lcli.base import KindSpec, LearnedOptimizer, Replay
 from l2lcli.optimizers._start import learning_start
 
 
-class MamlSpec(KindSpec):
-    """MAML: a learned start and gradient descent, meta-trained through the gradients (Finn, Abbeel and Levine 2017)."""
+class DescentSpec(KindSpec):
+    """What MAML and its first-order version say."""
 
-    kind: Literal["maml"] = "maml"
     learning_rate: float = Field(default=0.01, gt=0)
     """Of the inner updates; where it starts, if it is learned."""
     learn_rate: bool = True
@@ -24,14 +23,20 @@ class MamlSpec(KindSpec):
     """Learn theta_0; needs a window as long as the horizon."""
 
 
-class MamlFirstOrderSpec(MamlSpec):
+class MamlSpec(DescentSpec):
+    """MAML: a learned start and gradient descent, meta-trained through the gradients (Finn, Abbeel and Levine 2017)."""
+
+    kind: Literal["maml"] = "maml"
+
+
+class MamlFirstOrderSpec(DescentSpec):
     """First-order MAML: the same without second derivatives (Finn, Abbeel and Levine 2017, Section 5.2)."""
 
     kind: Literal["maml_first_order"] = "maml_first_order"
 
 
 @registry.optimizer.register("maml_first_order", MamlFirstOrderSpec)
-def maml_first_order(spec: MamlFirstOrderSpec) -> LearnedOptimizer:
+def maml_first_order(spec: DescentSpec) -> LearnedOptimizer:
     """Build the family; phi: `start [N]` and `log_learning_rate ()`, as far as they are learned.
 
     Raises ValueError if nothing is.
@@ -39,6 +44,8 @@ def maml_first_order(spec: MamlFirstOrderSpec) -> LearnedOptimizer:
     import jax
     import jax.numpy as jnp
     import optax
+
+    from l2lcli.inner.transformation import transformation
 
     if not (spec.learn_rate or spec.learn_start):
         raise ValueError("nothing of it is learned: learn_start and learn_rate are both false")
@@ -53,7 +60,7 @@ def maml_first_order(spec: MamlFirstOrderSpec) -> LearnedOptimizer:
         def update(grad, state, theta=None, **extra):
             return jax.tree.map(lambda g: -rate * g, grad), state
 
-        return optax.GradientTransformationExtraArgs(lambda theta: optax.EmptyState(), update)
+        return transformation(lambda theta: optax.EmptyState(), update)
 
     family = LearnedOptimizer(init, bind, replay=Replay())
     return learning_start(family) if spec.learn_start else family

@@ -31,6 +31,8 @@ def meta_sgd(spec: MetaSgdSpec) -> LearnedOptimizer:
     import optax
     from jax.flatten_util import ravel_pytree
 
+    from l2lcli.inner.transformation import transformation
+
     def init(key, theta):
         leaves = jax.tree.leaves(theta)
         return {"rate": jnp.full(sum(leaf.size for leaf in leaves), spec.learning_rate, leaves[0].dtype)}
@@ -40,7 +42,7 @@ def meta_sgd(spec: MetaSgdSpec) -> LearnedOptimizer:
             flat, unravel = ravel_pytree(grad)
             return unravel(-phi["rate"] * flat), state
 
-        return optax.GradientTransformationExtraArgs(lambda theta: optax.EmptyState(), update)
+        return transformation(lambda theta: optax.EmptyState(), update)
 
     replay = None if spec.second_order else Replay(per_coordinate=lambda phi: {"rate": True})
     family = LearnedOptimizer(init, bind, replay=replay, second_order=spec.second_order)

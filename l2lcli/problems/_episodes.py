@@ -104,7 +104,8 @@ def episodes(spec: EpisodeSpec, name: str, splits: Splits, scale: float, provena
         }
         most = max(most, count.max().item())
     support = spec.ways * spec.shots
-    minibatch = spec.batch_size is not None and spec.batch_size < support
+    batch_size = spec.batch_size or support
+    minibatch = batch_size < support
 
     def init(key, data):
         class_key, image_key, theta_key = jax.random.split(key, 3)
@@ -126,7 +127,7 @@ def episodes(spec: EpisodeSpec, name: str, splits: Splits, scale: float, provena
     def batch(key, task, data):
         rows, label = task["support"], labels(spec.shots)
         if minibatch:
-            chosen = jax.random.choice(key, support, (spec.batch_size,), replace=False)
+            chosen = jax.random.choice(key, support, (batch_size,), replace=False)
             rows, label = rows[chosen], label[chosen]
         return {"image": data["image"][rows], "label": label}
 

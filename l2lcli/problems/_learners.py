@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -69,7 +69,8 @@ def features(learner: Callable[[int], linen.Module], theta: Theta, x: jax.Array)
 
     width = theta[head(theta)]["kernel"].shape[0]
     through = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
-    return learner(width).apply({"params": theta | {head(theta): through}}, x)
+    read: Any = learner(width).apply({"params": theta | {head(theta): through}}, x)
+    return read
 
 
 def _convolutional(filters: int, blocks: int, ways: int) -> linen.Module:

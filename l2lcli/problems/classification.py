@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Problem, ProblemSpec
+from l2lcli.base import Batch, Problem, ProblemSpec, Theta
 from l2lcli.problems.networks import Activation, mlp
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def of_network(dataset: Dataset, network: linen.Module, batch_size: int, block: 
         rows = jax.random.randint(key, (batch_size,), 0, data["label"].shape[0])
         return {"image": data["image"][rows], "label": data["label"][rows]}
 
-    def logits(theta, batch):
+    def logits(theta: Theta, batch: Batch) -> Any:
         # Pixels stay uint8 until here: the whole data set in memory is a quarter of what floats would take.
         dtype = jax.tree.leaves(theta)[0].dtype
         return network.apply({"params": theta}, batch["image"].astype(dtype) / dataset.scale)

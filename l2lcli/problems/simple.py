@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Problem, ProblemSpec
+from l2lcli.base import Batch, Problem, ProblemSpec, Theta
 
 
 class SimpleSpec(ProblemSpec):
@@ -42,7 +42,7 @@ def _squares(names: list[str]) -> Problem:
     def init(key, data):
         return {name: jnp.ones(()) for name in names}, ()
 
-    def loss(theta, batch):
+    def loss(theta: Theta, batch: Batch) -> Any:
         return sum(x**2 for x in theta.values())
 
     return Problem(init, lambda key, task, data: task, loss, {"train": ()})

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from l2lcli.base import Spec
 from l2lcli.evaluation import statistics
+from l2lcli.evaluation.summary import Interval
 from l2lcli.reports import curves, tables
 from l2lcli.runs.files import RunError, read_text
 
@@ -73,7 +74,7 @@ class Found(NamedTuple):
     """A ratio: of which losses, its 95 % interval, and whose the second loss is. None where a seed diverged, or that is 0."""
 
     ratio: float | None
-    interval: list[float] | None
+    interval: Interval | None
     ours: float | None
     theirs: float | None
     rival: str
@@ -92,14 +93,14 @@ class Found(NamedTuple):
             return self.ratio
         return np.inf if self.ours is None or self.theirs == 0 else 0.0
 
-    def ends(self) -> list[float]:
+    def ends(self) -> tuple[float, ...]:
         """Where the ratio may lie."""
-        return self.interval or [self.point()]
+        return self.interval or (self.point(),)
 
 
 def _row(root: Path, claim: Claim) -> list[str]:
     first = [claim.claim, claim.published, {"final": "final loss", "sum": "summed loss"}[claim.metric]]
-    found = _found(root / claim.run, claim.against and root / claim.against, claim)
+    found = _found(root / claim.run, root / claim.against if claim.against else None, claim)
     if found is None:
         return [*first, "-", NOT_MEASURED]
     others = [other.point() for other in _other_seeds(root, claim)]
@@ -113,7 +114,7 @@ def _row(root: Path, claim: Claim) -> list[str]:
 
 def _other_seeds(root: Path, claim: Claim) -> Iterator[Found]:
     for folder in sorted((root / claim.run).glob("seed-*")):
-        if found := _found(folder, claim.against and root / claim.against / folder.name, claim):
+        if found := _found(folder, root / claim.against / folder.name if claim.against else None, claim):
             yield found
 
 
@@ -121,24 +122,24 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> Found | None:
     """None where there is no result, here or in `against`."""
     if (summary := tables.read_summary(folder)) is None:
         return None
-    part = summary if claim.variant is None else summary["variants"].get(claim.variant)
-    if part is None or not part.get("learned"):
+    part = summary if claim.variant is None else (summary.variants or {}).get(claim.variant)
+    if part is None or part.learned is None:
         return None
-    best, metric = str((part.get("best_baseline") or {}).get(claim.metric)), claim.metric
+    best, metric = str(part.best(claim.metric)), claim.metric
     if claim.against is None and claim.optimizer is None:
-        losses = [part["optimizers"].get(name, {}).get(metric) for name in (part["learned"], best)]
-        return Found(part.get(f"ratio_{metric}"), part.get(f"ratio_{metric}_ci"), *losses, best)
+        return Found(*part.ratio(metric), part.mean(part.learned, metric), part.mean(best, metric), best)
     if metric != "sum":
         raise RunError(f"{claim.claim}: the final loss is compared with the best baseline's alone")
-    own = curves.of(folder, claim.variant or part["problem"])
-    ours, theirs = own.get(claim.optimizer or part["learned"]), own.get(f"{best}@sum", own.get(best))
+    own = curves.of(folder, claim.variant or part.problem)
+    ours, theirs = own.get(claim.optimizer or part.learned), own.get(f"{best}@sum", own.get(best))
     if against is not None:
         other = tables.read_summary(against)
         if other is None:
             return None
-        theirs = curves.of(against, other["problem"]).get(other["learned"])
+        theirs = curves.of(against, other.problem).get(other.learned or "")
     rival = claim.against or best
     if ours is None or theirs is None or ours.shape != theirs.shape or not np.array_equal(ours[:, 0], theirs[:, 0]):
         raise RunError(f"{claim.claim}: {folder.name} and {rival} have no curves on the same seeds and steps")
     totals = statistics.total(ours), statistics.total(theirs)
-    return Found(*statistics.ratio_interval(*totals), *(float(total.mean()) for total in totals), rival)
+    ratio, interval = statistics.ratio_interval(*totals)
+    return Found(ratio, interval, float(totals[0].mean()), float(totals[1].mean()), rival)

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from l2lcli import config as configs
 from l2lcli.config import ConfigError
+from l2lcli.config.yaml_read import parse, plain
+from l2lcli.evaluation.summary import Entry, Metric, Part, Summary
 from l2lcli.reports import curves, few_shot, tables
 from l2lcli.reports.figures.drawing import save
 from l2lcli.reports.figures.heatmap import Cell, cell, heatmap
 from l2lcli.reports.figures.losses import loss_figure
 from l2lcli.reports.html import html_figure, html_table, page
-from l2lcli.runs.files import RunError
+from l2lcli.runs.files import RunError, read_text
 
 OWN = "as trained"  # the row of the problem that a run was meta-trained on
-METRICS = {"final": "final loss", "sum": "summed loss"}
+TITLES: dict[Metric, str] = {"final": "final loss", "sum": "summed loss"}
 SPREAD = """<p class="soft">Runs of one configuration that differ in nothing but the seed: mean of their ratios [least …
 greatest]. A seed decides the meta-training, and also which networks the result is reported on.</p>"""
 
-Evaluated = dict[str, tuple[Path, dict[str, Any]]]  # name on the page -> folder, summary
+Evaluated = dict[str, tuple[Path, Summary]]  # name on the page -> folder, summary
 
 
 def write(folders: list[Path], out: Path) -> Path:
@@ -36,7 +38,7 @@ def write(folders: list[Path], out: Path) -> Path:
     runs: Evaluated = {name: (path, summary) for name, (path, summary) in found.items() if summary}
     if not runs:
         raise RunError("nothing to compare: none of these runs has been evaluated (no summary.json)")
-    few = {name: summary for name, (_, summary) in runs.items() if summary.get("few_shot")}
+    few = {name: summary for name, (_, summary) in runs.items() if summary.few_shot}
     body = ["<h1>Runs compared</h1>", *_few_shot(few)]
     runs = {name: run for name, run in runs.items() if name not in few}
     if runs:
@@ -51,18 +53,18 @@ def write(folders: list[Path], out: Path) -> Path:
     return page(Path(out), "Runs compared", body)
 
 
-def _few_shot(summaries: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _few_shot(summaries: dict[str, Summary]) -> Iterator[str]:
     """For each set of test episodes, what the runs learned beside the baselines, as a table and a figure."""
     for title, found in few_shot.merged(summaries).items():
-        episodes = next(iter(found.values()))["episodes"]
+        episodes = next(iter(found.values())).episodes
         yield f"<h2>Few-shot: {escape(title)}</h2>"
         yield html_table(few_shot.rows(found)) + few_shot.NOTES.format(episodes=episodes)
         figure = few_shot.figure(f"few_shot_{title}", title, found, None)
         yield html_figure(figure, save(figure))
 
 
-def _rows(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {OWN: summary, **summary["variants"]}
+def _rows(summary: Summary) -> dict[str, Part]:
+    return {OWN: summary, **(summary.variants or {})}
 
 
 def _matrices(runs: Evaluated) -> Iterator[str]:
@@ -70,7 +72,7 @@ def _matrices(runs: Evaluated) -> Iterator[str]:
     rows = list(dict.fromkeys(row for _, summary in runs.values() for row in _rows(summary)))
     if len(rows) < 2:
         return
-    for metric, title in METRICS.items():
+    for metric, title in TITLES.items():
         cells: dict[tuple[str, str], Cell] = {}
         table = [["variant", *runs]]
         for row in rows:
@@ -86,23 +88,35 @@ def _matrices(runs: Evaluated) -> Iterator[str]:
 
 def spread_rows(runs: Evaluated) -> list[list[str]]:
     """Header and a row for each problem and variant that runs of one configuration but different seeds were evaluated on."""
-    table = [["experiment", "on", "seeds", *(f"{title}: learned / best" for title in METRICS.values())]]
-    alike: dict[str, dict[int, dict[str, Any]]] = {}
+    table = [["experiment", "on", "seeds", *(f"{title}: learned / best" for title in TITLES.values())]]
+    alike: dict[str, dict[int, Summary]] = {}
     for path, summary in runs.values():
         with suppress(ConfigError):  # a damaged one: its ratios are shown, though not among other seeds'
-            config = configs.load(path / "config.yaml")
-            # One that continues a run continues that of its own seed.
-            own = {"data.raw_dir": None} | ({"train.init_from": "its own"} if config.train.init_from else {})
-            alike.setdefault(configs.dump(configs.override(config, {"seed": 0, **own})), {})[config.seed] = summary
+            meaning, seed = _meaning(path / "config.yaml")
+            alike.setdefault(meaning, {})[seed] = summary
     for summaries in alike.values():
         if len(summaries) < 2:
             continue
         first = next(iter(summaries.values()))
         for row in _rows(first):
             parts = [part for part in (_rows(summary).get(row) for summary in summaries.values()) if part]
-            shown = [_spread([part.get(f"ratio_{metric}") for part in parts]) for metric in METRICS]
-            table.append([first["problem"], row, ", ".join(map(str, sorted(summaries))), *shown])
+            shown = [_spread([part.ratio(metric).value for part in parts]) for metric in TITLES]
+            table.append([first.problem, row, ", ".join(map(str, sorted(summaries))), *shown])
     return table
+
+
+def _meaning(path: Path) -> tuple[str, int]:
+    """What a run's config comes to but for its seed, as text, and that seed. Raises ConfigError."""
+    listed, _ = parse((read_text(path) or "").encode(), str(path))
+    written = plain(listed) if listed else None
+    if isinstance(written, dict) and written.get("imports"):  # nothing is imported for a report
+        train = written.get("train") or {}
+        own = {"seed": 0, "data": None, "train": {**train, "init_from": bool(train.get("init_from"))}}
+        return json.dumps({**written, **own}, sort_keys=True), int(written.get("seed") or 0)
+    config = configs.load(path)
+    # One that continues a run continues that of its own seed.
+    own = {"data.raw_dir": None} | ({"train.init_from": "its own"} if config.train.init_from else {})
+    return configs.dump(configs.override(config, {"seed": 0, **own})), config.seed
 
 
 def _spread(ratios: list[float | None]) -> str:
@@ -110,20 +124,20 @@ def _spread(ratios: list[float | None]) -> str:
     known = [ratio for ratio in ratios if ratio is not None and np.isfinite(ratio)]
     if len(known) < len(ratios):
         return f"lost in {len(ratios) - len(known)} of {len(ratios)}"
-    return f"{tables.number(np.mean(known), 3)} [{tables.number(min(known), 3)} … {tables.number(max(known), 3)}]"
+    return f"{tables.number(float(np.mean(known)), 3)} [{tables.number(min(known), 3)} … {tables.number(max(known), 3)}]"
 
 
 def _learned_curves(runs: Evaluated) -> Iterator[str]:
     """The learned optimizers of runs on the same problem over each other."""
     alike: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     for name, (path, summary) in runs.items():
-        learned = curves.of(path, summary["problem"]).get(summary["learned"] or "")
+        learned = curves.of(path, summary.problem).get(summary.learned or "")
         if learned is not None:
-            alike.setdefault((summary.get("label") or summary["problem"], summary["steps"]), {})[name] = learned
+            alike.setdefault((summary.title, summary.steps), {})[name] = learned
     for (label, steps), group in alike.items():
         if len(group) > 1:
             seeds = max(map(len, group.values()))
-            together = {"learned": None, "steps": steps, "seeds": seeds, "optimizers": {name: {} for name in group}}
+            together = Part(problem=label, steps=steps, seeds=seeds, optimizers={name: Entry() for name in group})
             figure = loss_figure(f"compare_{label}_{steps}", f"{label}, the learned optimizers", together, group)
             if figure:
                 yield html_figure(figure, save(figure))

@@ -6,8 +6,8 @@ import json
 import shlex
 from html import escape
 from pathlib import Path
-from typing import Any
 
+from l2lcli.evaluation.summary import METRICS, Summary
 from l2lcli.reports import curves, few_shot, tables
 from l2lcli.reports.figures import updates
 from l2lcli.reports.figures.architectures import architecture_figure
@@ -28,34 +28,35 @@ every number here is from other seeds, on which all optimizers started from the 
 (paired comparison; the ratios' intervals are paired bootstrap).</p>"""
 
 
-def _planned(folder: Path, summary: dict[str, Any] | None) -> list[Figure]:
+def _planned(folder: Path, summary: Summary | None) -> list[Figure]:
     """Every figure that the folder has the data for; a variant's name has a hyphen in it, no other has."""
     drawn = [training_figure(tables.read_metrics(folder / "metrics.jsonl"))]
-    label = (summary.get("label") or summary["problem"]) if summary else "Run"
-    if summary and summary.get("few_shot"):
-        parts = {f"few_shot-{name}": (f"{label}, variant {name}", part) for name, part in summary["variants"].items()}
+    label = summary.title if summary else "Run"
+    variants = (summary and summary.variants) or {}
+    if summary and summary.few_shot:
+        parts = {f"few_shot-{name}": (f"{label}, variant {name}", part) for name, part in variants.items()}
         for name, (title, part) in {"few_shot": (label, summary), **parts}.items():
-            drawn.append(few_shot.figure(name, title, few_shot.entries(part), summary["learned"]))
+            drawn.append(few_shot.figure(name, title, part.few_shot or {}, summary.learned))
     elif summary:
-        own = curves.of(folder, summary["problem"])
+        own = curves.of(folder, summary.problem)
         names = {"loss_steps": False, "loss_seconds": True}
         drawn += [loss_figure(name, label, summary, own, seconds) for name, seconds in names.items()]
-        for name, part in (summary.get("variants") or {}).items():
+        for name, part in variants.items():
             drawn.append(loss_figure(f"loss_steps-{name}", f"{label}, variant {name}", part, curves.of(folder, name)))
         drawn += [_generalisation(label, summary), architecture_figure(label, summary), *updates.planned(folder, label)]
     drawn.append(gate_figure(folder, label))
     return [figure for figure in drawn if figure]
 
 
-def _generalisation(label: str, summary: dict[str, Any]) -> Figure | None:
+def _generalisation(label: str, summary: Summary) -> Figure | None:
     """The matrix of ratios on the variants, the experiment itself first; None without variants."""
-    columns, rows = {"final": "final loss", "sum": "summed loss"}, tables.parts(summary)
+    columns, rows = dict(zip(METRICS, ("final loss", "summed loss"), strict=True)), summary.parts
     cells = {(row, columns[m]): cell(part, m) for row, part in rows.items() for m in columns}
     known = {place: found for place, found in cells.items() if found is not None}
     if len(rows) < 2 or not known:
         return None
     title = f"{label}: the same optimizer elsewhere"
-    caption = f"{summary['learned']}, meta-trained on {summary['problem']}, on that and on the config's variants of it."
+    caption = f"{summary.learned}, meta-trained on {summary.problem}, on that and on the config's variants of it."
     return heatmap("generalisation", title, caption, list(rows), list(columns.values()), known)
 
 
@@ -91,28 +92,28 @@ def write(folder: Path) -> Path:
         raise RunError(f"{folder}: nothing to report on: no summary.json, metrics.jsonl or config.yaml")
     shown = {figure.name: html_figure(figure, save(figure, folder / "figures")) for figure in planned}
     sections = {"Meta-training": shown.pop("meta_training", "")}
-    title = f"{(summary.get('label') or summary['problem']) if summary else 'Run'}, {'/'.join(folder.absolute().parts[-2:])}"
+    title = f"{summary.title if summary else 'Run'}, {'/'.join(folder.absolute().parts[-2:])}"
     unknown = "This run has not been evaluated: nothing can be said yet against the baselines."
     clock = tables.clock(summary) if summary else ""
     said = f"{tables.verdict(summary)} {clock and f'{clock}.'}".strip() if summary else unknown
-    few = bool(summary and summary.get("few_shot"))
-    said = few_shot.verdict(summary) if few else said
+    few = bool(summary and summary.few_shot)
+    said = few_shot.verdict(summary) if summary and few else said
     body = [f'<h1>{escape(title)}</h1><p class="verdict">{escape(said)}</p>']
     if not summary and status.get("state", "done") != "done":
         told = ", ".join(f"{key} {status[key]}" for key in ("state", "step", "reason") if status.get(key) is not None)
         body.append(f"<p>This run is not complete: {escape(told)}.</p>")
     gates = shown.pop("gates", "")
-    if few:
-        results = html_table(few_shot.rows(few_shot.entries(summary)), summary["learned"])
-        results += few_shot.NOTES.format(episodes=summary["seeds"])
-        variants = html_table(few_shot.variant_rows(tables.parts(summary))) if summary["variants"] else ""
+    if summary and few:
+        results = html_table(few_shot.rows(summary.few_shot or {}), summary.learned)
+        results += few_shot.NOTES.format(episodes=summary.seeds)
+        variants = html_table(few_shot.variant_rows(summary.parts)) if summary.variants else ""
         variants += "".join(html for name, html in shown.items() if "-" in name)
         results += shown["few_shot"]
         sections = {"Results": results, "Generalisation": variants, "Gates": gates, **sections}
     elif summary:
-        results = html_table(tables.optimizer_rows(summary), summary["learned"])
-        results += NOTES.format(last=summary["steps"] - 1, **summary)
-        variants = html_table(tables.ratio_rows(tables.parts(summary), "variant")) if summary["variants"] else ""
+        results = html_table(tables.optimizer_rows(summary), summary.learned)
+        results += NOTES.format(last=summary.steps - 1, steps=summary.steps, seeds=summary.seeds)
+        variants = html_table(tables.ratio_rows(summary.parts, "variant")) if summary.variants else ""
         variants += "".join(shown.pop(name, "") for name in ("generalisation", "architectures"))
         variants += "".join(html for name, html in shown.items() if "-" in name)
         rule = "".join(shown.pop(name, "") for name in ("updates", "step_sizes", "states"))

@@ -14,6 +14,7 @@ import yaml
 
 from l2lcli import config as configs
 from l2lcli.config import Config
+from l2lcli.evaluation.summary import Summary
 from l2lcli.reports import curves, page, tables
 from l2lcli.reports.figures import gates, updates
 from l2lcli.runs import trained
@@ -44,7 +45,7 @@ def save(folder: Path, root: Path) -> Path:
         raise RunError(f"{folder}: has not been evaluated, so there is no result to keep (no summary.json)")
     config = configs.load(folder / "config.yaml")
     config = configs.override(config, {"data.raw_dir": None, "train.init_from": _shipped(root, folder, config)})
-    place = _place(root, config)
+    place = _place(root, config.name, config.seed)
     if (place / OPTIMIZER).is_file() and not (folder / OPTIMIZER).is_file():
         raise RunError(f"{folder}: holds no optimizer, and {place} does: give the evaluation another name (--set name=…)")
     with tempfile.TemporaryDirectory() as temporary, faults(place):
@@ -68,10 +69,10 @@ def save(folder: Path, root: Path) -> Path:
     return place
 
 
-def _place(root: Path, config: Config) -> Path:
-    held = read_text(root / config.name / "config.yaml")
-    other = held is not None and yaml.safe_load(held).get("seed") != config.seed
-    return root / config.name / f"seed-{config.seed}" if other else root / config.name
+def _place(root: Path, name: str, seed: int) -> Path:
+    held = read_text(root / name / "config.yaml")
+    other = held is not None and yaml.safe_load(held).get("seed") != seed
+    return root / name / f"seed-{seed}" if other else root / name
 
 
 def _shipped(root: Path, folder: Path, config: Config) -> str | None:
@@ -79,14 +80,15 @@ def _shipped(root: Path, folder: Path, config: Config) -> str | None:
     start = folder / trained.START
     if not start.is_file():
         return config.train.init_from
-    place, phi = _place(root, trained.read(start).config), read_artefact(start)[0]
+    phi, meta = read_artefact(start)
+    place = _place(root, meta["config"]["name"], meta["config"]["seed"])
     kept = read_artefact(place / OPTIMIZER)[0] if (place / OPTIMIZER).is_file() else {}
     if kept.keys() != phi.keys() or not all(np.array_equal(kept[name], phi[name]) for name in phi):
         raise RunError(f"{folder}: the optimizer that it started from is not that of {place}: keep that run's result first")
     return place.relative_to(root).as_posix()
 
 
-def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> None:
+def _fill(new: Path, folder: Path, config: Config, summary: Summary) -> None:
     (new / "curves").mkdir(parents=True)
 
     def put(name: str, content: bytes) -> None:
@@ -103,9 +105,9 @@ def _fill(new: Path, folder: Path, config: Config, summary: dict[str, Any]) -> N
         if (folder / name).is_file():
             phi, meta = read_artefact(folder / name)
             write_artefact(new / name, phi, {**meta, "config": config.model_dump(mode="json")})
-    for name in tables.parts(summary):
+    for name in summary.parts:
         if found := curves.of(folder, name):
-            points = POINTS if name == summary["problem"] else VARIANT_POINTS
+            points = POINTS if name == summary.problem else VARIANT_POINTS
             put(f"curves/{name}.csv.xz", curves.packed(found, points))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from l2lcli.runs.files import RunError, faults
 from l2lcli.runs.status import read_status
 
-FIRST = {"status.json", "start.npz", "env.json"}  # what `create` may write before config.yaml makes the folder a run
+FIRST = {"status.json", "start.npz", "env.json", "imports"}  # what `create` may write before config.yaml makes the folder a run
 UNFINISHED = re.compile(r"\.lock|\.(status\.json|start\.npz|env\.json|config\.yaml)\.[0-9a-f]{8}")
 
 
@@ -21,15 +21,16 @@ def new_folder(root: Path, name: str) -> Path:
     if name in ("", ".", "..", "latest") or "/" in name or "\0" in name:
         raise RunError(f"{name!r} cannot be the name of a run: it must be that of one folder other than the link to the newest")
     with faults(root / name):
-        for attempts_left in reversed(range(16)):  # of a hundred runs started in one second, some draw the same four digits
+        attempts_left = 16  # of a hundred runs started in one second, some draw the same four digits
+        while True:
             path = root / name / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
             try:
                 path.mkdir(parents=True)
-                break
+                return path
             except FileExistsError:
+                attempts_left -= 1
                 if not attempts_left:
                     raise
-    return path
 
 
 def demand_new(folder: Path) -> None:

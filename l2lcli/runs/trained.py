@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from l2lcli.config import Config, config_class
+from l2lcli import registry
+from l2lcli.base import KindSpec
+from l2lcli.config import Config, ConfigError, from_record
+from l2lcli.config.faults import suggest
 from l2lcli.runs import rundir
 from l2lcli.runs.artefact import read_artefact
 from l2lcli.runs.files import RunError
@@ -19,6 +23,9 @@ ROOT = Path("runs")
 NAME = "optimizer.npz"
 START = "start.npz"  # beside it: what --init-from named
 EVALUATIONS = ROOT / "evaluations"  # of what belongs to no run
+SHIPPED = Path(__file__).parent.parent / "shipped"  # in the package: <name>.npz
+SOURCES = Path(__file__).parent.parent.parent / "runs"  # beside the package in its repository
+NAMED = 6  # keys that a warning names at most
 
 
 class Trained(NamedTuple):
@@ -28,33 +35,78 @@ class Trained(NamedTuple):
       artefact: its file.
       run: the run directory that the file lies in, if it lies in one.
       phi: its leaves under '/'-joined keys.
-      config: the whole config that it was trained under.
+      optimizer: the spec of its family, which is all that applying it needs.
+      record: the whole config that it was trained under, as the version of l2l that trained it wrote it down.
     """
 
     artefact: Path
     run: Run | None
     phi: dict[str, np.ndarray]
-    config: Config
+    optimizer: KindSpec
+    record: dict[str, Any]
+
+    def config(self, warn: Callable[[str], None]) -> Config:
+        """The whole config that it was trained under, to evaluate it on its own problem.
+
+        `warn` is called with a line if another version of l2l wrote it: what this one does not know is left out, and what is
+        missing takes its default. Raises RunError where it names what is not registered, or a value that is none.
+        """
+        try:
+            config, unknown, missing = from_record(self.record)
+        except ConfigError as error:
+            raise RunError(
+                f"{self.artefact}: was trained under a config that this l2l does not know: {error.faults[0]}"
+            ) from None
+        parts = {"unknown keys, left out": unknown, "missing keys, at their defaults": missing}
+        if said := "; ".join(f"{what}: {_few(keys)}" for what, keys in parts.items() if keys):
+            warn(f"warning: {self.artefact}: its config is of another version of l2l ({said})")
+        return config
 
 
 def read(name: str | Path | None = None) -> Trained:
-    """Read a trained optimizer.
+    """Read a trained optimizer. No code that it names is imported.
 
     Args:
-      name: a run directory, an artefact file, or the name of an optimizer shipped in runs/reference/ ("digits",
-        "digits/seed-1"); None is the newest finished run below runs/.
+      name: a run directory, an artefact file, or the name of a shipped optimizer ("digits"); in a checkout of the repository
+        of any in runs/reference/ ("digits/seed-1"); None is the newest finished run below runs/.
 
-    Raises RunError if there is none, or if it is damaged.
+    Raises RunError if there is none, if it is damaged, or if nothing of its kind is registered.
     """
     artefact, run = _find(name)
     phi, meta = read_artefact(artefact)
-    try:
-        config = config_class().model_validate_json(json.dumps(meta.get("config")))  # as JSON: strict, yet a list is a tuple
+    record = meta.get("config")
+    if not isinstance(record, dict) or not isinstance(section := record.get("optimizer"), dict):
+        raise RunError(f"{artefact}: does not say what optimizer it is of (no config.optimizer)")
+    specs = registry.optimizer.specs()
+    for kind in _kinds(section):
+        if kind not in specs:
+            raise RunError(f"{artefact}: no optimizer of kind {kind!r} is registered{_how(run, kind, list(specs))}")
+    try:  # as JSON: strict, yet a list is a tuple
+        spec = TypeAdapter(registry.union(specs.values())).validate_json(json.dumps(section))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "config"
-        raise RunError(f"{artefact}: was trained under a config that this l2l does not know: {where}: {first['msg']}") from None
-    return Trained(artefact, run, phi, config)
+        where = ".".join(map(str, first["loc"]))
+        raise RunError(f"{artefact}: its optimizer is not one that this l2l knows: {where}: {first['msg']}") from None
+    return Trained(artefact, run, phi, spec, record)
+
+
+def _kinds(section: dict[str, Any]) -> list[Any]:
+    """The kind of an optimizer, and of those that it is made of."""
+    groups = section.get("groups")
+    inner = [group.get("optimizer") for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
+    return [section.get("kind"), *(each.get("kind") for each in inner if isinstance(each, dict))]
+
+
+def _how(run: Run | None, kind: Any, known: list[str]) -> str:
+    """How one's own is imported; of a run's, the copy that it keeps."""
+    copies = sorted((run.path / "imports").glob("*.py")) if run else []
+    named = str(copies[0]) if copies else "FILE"
+    how = f"import what registers it (l2l: --import {named}, Python: l2lcli.import_file)"
+    return f"{suggest(kind, known)}; {how}" if not copies else f"; {how}"
+
+
+def _few(keys: list[str]) -> str:
+    return ", ".join(keys[:NAMED]) + (f", … ({len(keys)} in all)" if len(keys) > NAMED else "")
 
 
 def kept(episode: int | str) -> str:
@@ -65,15 +117,22 @@ def kept(episode: int | str) -> str:
 def _find(name: str | Path | None) -> tuple[Path, Run | None]:
     path = Path(rundir.newest(ROOT, finished=True) if name is None else name)
     if path.is_file():
-        in_run = path.name == NAME and all((path.parent / name).is_file() for name in ("config.yaml", "status.json"))
+        in_run = path.name == NAME and _is_run(path.parent)
         return path, rundir.open_run(path.parent) if in_run else None
     if not path.exists() and not path.is_absolute():
-        for root in (ROOT, Path(__file__).parent.parent / "runs"):
-            if (shipped := root / "reference" / path / NAME).is_file():
+        for shipped in (ROOT / "reference" / path / NAME, SHIPPED / f"{path}.npz", SOURCES / "reference" / path / NAME):
+            if shipped.is_file():
                 return shipped, None
     if not path.exists() and len(path.parts) == 1:
-        raise RunError(f"{name}: no run directory, no optimizer file, and none of that name is shipped")
+        there = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz")))
+        raise RunError(f"{name}: no run directory, no optimizer file, and none of that name is shipped ({there})")
+    if (path / NAME).is_file() and not _is_run(path):  # a reference result, as tab completion names it
+        return path / NAME, None
     run = rundir.open_run(path)
     if not (run.path / NAME).is_file():
         raise RunError(f"{run.path}: no trained optimizer in it ({NAME} is missing)")
     return run.path / NAME, run
+
+
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("config.yaml", "status.json"))

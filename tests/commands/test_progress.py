@@ -14,7 +14,7 @@ def clock(monkeypatch):
 
 
 def test_time_left_does_not_count_the_compilation(clock, capsys):
-    with progress.Progress(1000) as shown:
+    with progress.Display(1000) as shown:
         shown.begin(0)
         for step in range(1, 101):
             clock[0] += 100.0 if step == 1 else 2.0  # the first meta-step waits for the compiler
@@ -28,7 +28,7 @@ def test_time_left_does_not_count_the_compilation(clock, capsys):
 
 
 def test_rate_follows_a_change_within_its_window(clock, capsys):
-    with progress.Progress(10**6) as shown:
+    with progress.Display(10**6) as shown:
         shown.begin(500)  # resumed
         step = 500
         for seconds, count in ((0.1, 1000), (1.0, 200)):  # ten per second, then another process takes the cores

@@ -1,5 +1,7 @@
 """Few-shot evaluation against loops written out: the same episodes for all, choices on others, baselines, gates."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +44,7 @@ def test_episodes_are_judged_on_their_query_after_every_update():
 def test_dispatches_are_filled_up_and_cut(monkeypatch):
     monkeypatch.setattr(few_shot, "DISPATCH", 4)
     polled = []
-    found = few_shot._dispatched(lambda x: 2 * x, np.arange(10), lambda: polled.append(1))
+    found = few_shot._dispatched(lambda x: 2 * x, np.arange(10), SimpleNamespace(check=lambda: polled.append(1)))
     assert found.tolist() == list(range(0, 20, 2)) and len(polled) == 3
 
 

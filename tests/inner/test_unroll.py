@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from l2lcli import registry
-from l2lcli.inner.unroll import Trajectory, axes, fresh, namespace, unroll
+from l2lcli.inner.unroll import fresh, namespace, trajectory_axes, unroll
 from l2lcli.optimizers.hand import hand
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 from l2lcli.problems.classification import ClassificationSpec
@@ -74,7 +74,7 @@ def test_vmap_with_axes_equals_one_after_the_other(problem):
     def one(key):
         return unroll(problem, LSTM, phi, fresh(problem, LSTM, phi, key, data), data, 5)
 
-    together, losses, *_ = jax.vmap(one, out_axes=Trajectory(axes(), 0, 0, 0))(keys)
+    together, losses, *_ = jax.vmap(one, out_axes=trajectory_axes())(keys)
     assert together.t.shape == ()
     np.testing.assert_allclose(losses, [one(key).losses for key in keys], rtol=1e-4)
 

@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from l2lcli.evaluation.summary import Entry, Summary
 from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, Figure, log_ticks, plain
 
 NAME = re.compile(r"([1-9]\d*)x([1-9]\d*)")  # a variant's name: layers x units
 
 
-def architecture_figure(label: str, summary: dict[str, Any]) -> Figure | None:
+def architecture_figure(label: str, summary: Summary) -> Figure | None:
     """Mean final loss of every optimizer on the variants called `<layers>x<units>`; None where they are under three."""
-    parts = {tuple(map(int, m.groups())): part for n, part in summary["variants"].items() if (m := NAME.fullmatch(n))}
+    parts = {tuple(map(int, m.groups())): part for n, part in (summary.variants or {}).items() if (m := NAME.fullmatch(n))}
     if len(parts) < 3:
         return None
-    learned = summary["learned"]
-    names = sorted({name for part in parts.values() for name in part["optimizers"]}, key=lambda n: (n == learned, n))
+    learned = summary.learned
+    names = sorted({name for part in parts.values() for name in part.optimizers}, key=lambda n: (n == learned, n))
     taken = {NAMED.get(name) for name in names}
     spare = iter([colour for colour in OTHERS if colour not in taken] * len(names))
     colours = {n: LEARNED if n == learned else NAMED.get(n) or next(spare) for n in names}
@@ -33,9 +34,9 @@ def architecture_figure(label: str, summary: dict[str, Any]) -> Figure | None:
         for ax, depth in zip(axes, depths, strict=True):
             widths = sorted(units for layers, units in parts if layers == depth)
             for name in names:
-                entries = [parts[depth, units]["optimizers"].get(name, {}) for units in widths]
-                means = np.asarray([_known(entry.get("final")) for entry in entries])
-                spans = [[_known(end) for end in entry.get("final_ci") or (None, None)] for entry in entries]
+                entries = [parts[depth, units].optimizers.get(name, Entry()) for units in widths]
+                means = np.asarray([np.nan if entry.final is None else entry.final for entry in entries])
+                spans = [entry.final_ci or (np.nan, np.nan) for entry in entries]
                 width = 2.4 if name == learned else 1.3
                 ax.plot(widths, means, "o-", color=colours[name], linewidth=width, markersize=1.5 * width, label=plain(name))
                 ax.vlines(widths, *np.asarray(spans).T, color=colours[name], linewidth=0.8)
@@ -50,11 +51,7 @@ def architecture_figure(label: str, summary: dict[str, Any]) -> Figure | None:
         figure.legend(handles[::-1], labels[::-1], loc="outside right center", frameon=False, labelcolor=INK)
         return figure
 
-    steps = next(iter(parts.values()))["steps"]
+    steps = next(iter(parts.values())).steps
     caption = f"{label}: mean loss after {steps:,} steps on networks of other widths and depths, with 95 % intervals; every "
     caption += "baseline's learning rate was tuned anew for each of them. A missing point diverged."
     return Figure("architectures", f"{label}: other architectures", caption, draw, arranged=True)
-
-
-def _known(value: float | None) -> float:
-    return np.nan if value is None else value

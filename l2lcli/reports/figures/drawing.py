@@ -17,7 +17,7 @@ NAMED = {"sgd": "#7a7f85", "momentum": "#56b4e9", "nag": "#0072b2", "rmsprop": "
 NAMED |= {"nag_cosine": "#003f6b", "adam_cosine": "#00543d"}
 OTHERS = ("#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#7a7f85", "#8f6b4a", "#7b6bc4")
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-STYLE = {
+STYLE: Any = {
     **dict.fromkeys(INKED, INK),
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), PAPER),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from l2lcli.evaluation.summary import Metric, Part
 from l2lcli.reports.figures.drawing import Figure, plain
 from l2lcli.reports.tables import number
 
@@ -23,14 +24,10 @@ class Cell(NamedTuple):
     best: str
 
 
-def cell(part: dict[str, Any], metric: str) -> Cell | None:
-    """A summary's ratio for "final" or "sum"; None where nothing learned was compared."""
-    best = (part.get("best_baseline") or {}).get(metric)
-    if not best or not part.get("learned"):
-        return None
-    ratio, ends = part.get(f"ratio_{metric}"), part.get(f"ratio_{metric}_ci") or (None, None)
-    known = ratio is not None and math.isfinite(ratio)
-    return Cell(ratio if known else None, None if None in ends else tuple(ends), best)
+def cell(part: Part, metric: Metric) -> Cell | None:
+    """A summary's ratio; None where nothing learned was compared."""
+    best = part.best(metric)
+    return Cell(*part.ratio(metric), best) if best and part.learned else None
 
 
 def heatmap(
@@ -68,10 +65,10 @@ def _draw(title: str, rows: list[str], columns: list[str], cells: dict[tuple[str
         for x, column in enumerate(columns):
             found = cells.get((row, column))
             colour, text, note = _shown(found)
-            patch = {"facecolor": colour, "edgecolor": "none"} if found else {"facecolor": "none", "edgecolor": NONE}
+            patch: Any = {"facecolor": colour, "edgecolor": "none"} if found else {"facecolor": "none", "edgecolor": NONE}
             ax.add_patch(Rectangle((x + 0.015, y + 0.04), 0.97, 0.92, linewidth=0.6, **patch))
             ink = LIGHT if _luminance(colour) < 0.25 else DARK
-            font = {"color": ink, "ha": "center", "va": "center"}
+            font: Any = {"color": ink, "ha": "center", "va": "center"}
             ax.text(x + 0.5, y + (0.36 if note else 0.5), text, fontsize=8.5, fontweight="bold", **font)
             ax.text(x + 0.5, y + 0.72, plain(note), fontsize=6.5, **font)
     ax.set(xlim=(0, len(columns)), ylim=(len(rows), 0))

@@ -94,7 +94,9 @@ def draw_lines(
         leader = {"arrowstyle": "-", "color": line.colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 1}
         font = {"color": line.colour, "va": "center", "fontweight": "bold" if line.width > 2 else "normal"}
         beside = (to_axes.transform(end)[0] + 0.03, place)
-        ax.annotate(plain(line.label), end, beside, "data", "axes fraction", leader, annotation_clip=False, bbox=box, **font)
+        ax.annotate(
+            plain(line.label or ""), end, beside, "data", "axes fraction", leader, annotation_clip=False, bbox=box, **font
+        )
     keys: list[Any] = [Line2D([], [], color=INK, linewidth=1.4, label="median over seeds")]
     if any(line.dashed for line in lines):
         keys[0].set_label("learning rate tuned for the final loss")

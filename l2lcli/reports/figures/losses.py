@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from l2lcli.evaluation.summary import Part
 from l2lcli.reports import tables
 from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, Figure, log_ticks
 from l2lcli.reports.figures.lines import Line, draw_lines
 
 
-def loss_figure(
-    name: str, label: str, summary: dict[str, Any], curves: dict[str, np.ndarray], seconds: bool = False
-) -> Figure | None:
+def loss_figure(name: str, label: str, part: Part, curves: dict[str, np.ndarray], seconds: bool = False) -> Figure | None:
     """Loss of every optimizer against steps, or against wall-clock seconds; None where no curve can be drawn."""
-    learned, steps, seeds = summary["learned"], summary["steps"], summary["seeds"]
-    pace = {n: entry.get("seconds_per_step") if seconds else 1.0 for n, entry in summary["optimizers"].items() if n in curves}
-    order = sorted(pace, key=lambda n: (n == learned, n))  # the learned one last, on top
-    pace = {n: pace[n] for n in order if (pace[n] or 0) > 0}
+    learned, steps, seeds = part.learned, part.steps, part.seeds
+    known = {n: entry.seconds_per_step or 0.0 if seconds else 1.0 for n, entry in part.optimizers.items() if n in curves}
+    order = sorted(known, key=lambda n: (n == learned, n))  # the learned one last, on top
+    pace = {n: known[n] for n in order if known[n] > 0}
     if not pace:
         return None
     scale, unit = (1.0, "s")
@@ -30,7 +29,7 @@ def loss_figure(
     spare = cycle([colour for colour in OTHERS if colour not in taken])
     for n, per_step in pace.items():
         colour = LEARNED if n == learned else NAMED.get(n) or next(spare)
-        lost = {how: (~np.isfinite(curves[c])).any(1) for how, c in (("", n), ("dashed ", f"{n}@sum")) if c in curves}
+        lost = {how: np.any(~np.isfinite(curves[c]), axis=1) for how, c in (("", n), ("dashed ", f"{n}@sum")) if c in curves}
         note = ", ".join(f"{how}{seeds_lost.sum()}/{len(seeds_lost)}" for how, seeds_lost in lost.items() if seeds_lost.any())
         text = f"{n} (diverged {note})" if note else n
         for c, shown, width in ((f"{n}@sum", None, 0.9), (n, text, 2.6 if n == learned else 1.4)):
@@ -49,13 +48,13 @@ def loss_figure(
         caption += (
             " Diverged: seeds with a non-finite loss, ranked as infinitely large; medians that are not finite are missing."
         )
-    pays, mark = (summary.get("pays") or {}) if seconds else {}, None
-    if pays.get("step") is not None and pays.get("seconds") is not None:
-        mark = (pays["seconds"] * scale, f"pays from step {pays['step']}")
+    pays, mark = part.pays if seconds else None, None
+    if pays and pays.step is not None and pays.seconds is not None:
+        mark = (pays.seconds * scale, f"pays from step {pays.step}")
     if pays:
-        caption += f" {tables.clock(summary)}; with more steps a baseline could go on. Means are compared, medians drawn."
+        caption += f" {tables.clock(part)}; with more steps a baseline could go on. Means are compared, medians drawn."
     along = f"wall-clock time ({unit})" if seconds else "optimizee steps"
-    loss = f"loss f(θ), {summary.get('units') or ''}".strip(", ")
+    loss = f"loss f(θ), {part.units or ''}".strip(", ")
     apart = max(pace.values()) > 4 * min(pace.values())
     return Figure(name, title, caption, lambda: draw_lines(lines, title, along, loss, log_x=apart, mark=mark))
 
@@ -75,7 +74,8 @@ def training_figure(rows: list[dict[str, Any]]) -> Figure | None:
         from matplotlib.figure import Figure as Canvas
 
         figure = Canvas(figsize=(6.4, 1.2 + 1.6 * len(panels)))
-        for ax, key in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True):
+        column = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for ax, key in zip(column, panels, strict=True):
             x, y = np.asarray([(r["step"], r[key]) for r in numbers[key]], float).T
             y, half = np.where(np.isfinite(y), y, np.nan), len(y) // 60
             colour, many = (NAMED["nag"], half > 0) if key == "loss" else (LEARNED, False)
@@ -92,7 +92,7 @@ def training_figure(rows: list[dict[str, Any]]) -> Figure | None:
                 ax.plot(best["step"], best[key], "o", color=INK, markersize=5, zorder=5)
                 text = f"best: {best[key]:.4g} at meta-step {best['step']:,}"
                 ax.text(0.99, 0.95, text, ha="right", va="top", transform=ax.transAxes)
-        ax.set(xlabel="meta-steps")
+        column[-1].set(xlabel="meta-steps")
         figure.axes[0].set(title="Meta-training")
         return figure
 

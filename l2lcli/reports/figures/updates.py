@@ -40,19 +40,20 @@ def read(folder: Path) -> Recorded | None:
     arrays, meta = read_artefact(path)
     optimizers, coordinates = (meta.get(key) for key in ("optimizers", "coordinates"))
     try:
+        if not (isinstance(coordinates, list) and isinstance(optimizers, list)):
+            raise TypeError
         steps, known = arrays["gradient"].shape
         shapes = {"update": (steps, known), "step_size": (steps, 5), "uphill": (steps,)}
         sound = (
             known == len(coordinates) and len(optimizers) > 0 and all(isinstance(n, str) for n in [*optimizers, *coordinates])
         )
-        sound = sound and isinstance(coordinates, list) and isinstance(optimizers, list)
         sound = sound and all(arrays[f"{kind}/{n}"].shape == shape for kind, shape in shapes.items() for n in optimizers)
         states = [array.shape for key, array in arrays.items() if key.startswith("state/")]
         sound = sound and all(len(shape) == 3 and (shape[0], shape[2]) == (steps, known) for shape in states)
+        if not sound:
+            raise ValueError
     except (KeyError, TypeError, ValueError):
-        sound = False
-    if not sound:
-        raise RunError(f"{path}: damaged: arrays or names are missing, or of another shape")
+        raise RunError(f"{path}: damaged: arrays or names are missing, or of another shape") from None
     return Recorded({key: array.astype(float) for key, array in arrays.items()}, optimizers, coordinates)
 
 

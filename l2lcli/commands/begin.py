@@ -1,0 +1,89 @@
+"""A run begun, or opened again: its folder, the copies of what it imports, and what has changed since."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from l2lcli import config as configs
+from l2lcli import plugins
+from l2lcli.config import Config
+from l2lcli.runs import rundir, trained
+from l2lcli.runs.files import RunError, faults, read_json, strict_json
+from l2lcli.runs.rundir import Run
+
+COPIES = "imports"  # the folder of a run with copies of the files that its config imports
+
+
+class Begun(NamedTuple):
+    """A run to work in.
+
+    Attributes:
+      run: its folder.
+      config: the config that it runs under; files that it imports are named by the run's own copies, relative to the folder.
+      devices: how many it began with; None to choose.
+    """
+
+    run: Run
+    config: Config
+    devices: int | None
+
+
+def begin(config: Config, run_dir: Path | None, devices: int | None, argv: list[str]) -> Begun:
+    """Make a run directory, locked, with all that going on with it needs. Raises RunError."""
+    names, copies, about = [], {}, {}
+    for name in config.imports:
+        taken = plugins.take(name)
+        if plugins.is_file(name) and taken.path is not None:
+            place = _free(Path(name).stem, copies)
+            with faults(taken.path):
+                copies[place] = taken.path.read_bytes()
+        else:
+            place = name
+        names.append(place)
+        about[place] = {"file": None if taken.path is None else os.path.abspath(taken.path), "sha256": taken.sha256}
+    config = config.model_copy(update={"imports": names})
+    first: dict[str, Any] = {"argv": argv, "devices_used": devices} | ({"imports": about} if about else {})
+    beside = {"env.json": strict_json(first), **copies}
+    if config.train.init_from is not None:
+        source = trained.read(config.train.init_from).artefact
+        with faults(source):
+            beside[trained.START] = source.read_bytes()
+    return Begun(rundir.create(trained.ROOT, config.name, configs.dump(config), path=run_dir, beside=beside), config, devices)
+
+
+def _free(stem: str, taken: dict[str, bytes]) -> str:
+    number = 1
+    while (place := f"{COPIES}/{stem}{'' if number == 1 else f'-{number}'}.py") in taken:
+        number += 1
+    return place
+
+
+def reopen(run: Run, warn: Callable[[str], None]) -> Begun:
+    """A run as it was begun, its imports done. `warn` hears of an imported file that has changed since.
+
+    Raises RunError where a copy of the run's own is missing or another one, ConfigError where its config is none.
+    """
+    env = read_json(run.path / "env.json") or {}
+    for place, about in (env.get("imports") or {}).items():
+        file, sha256 = about.get("file"), about.get("sha256")
+        if place.startswith(f"{COPIES}/") and _sha256(run.path / place) != sha256:
+            raise RunError(f"{run.path / place}: missing, or not the file that this run began with")
+        if file is not None and (now := _sha256(Path(file))) != sha256:
+            became = "is gone" if now is None else "has changed"
+            kept = "the run goes on with its own copy" if place.startswith(f"{COPIES}/") else "bits may differ"
+            warn(f"warning: {file} {became} since this run began: {kept}")
+    config = configs.load(run.path / "config.yaml")
+    names = [os.path.relpath(name, run.path) if plugins.is_file(name) else name for name in config.imports]
+    return Begun(run, config.model_copy(update={"imports": names}), env.get("devices_used"))
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file; None where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None

@@ -1,0 +1,48 @@
+"""The command `l2l report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ROOT = Path("runs")
+
+
+def report(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Run directories; default the newest.")] = None,
+    out: Annotated[Path, typer.Option(help="Page for a comparison of several runs.")] = Path("compare.html"),
+    save_reference: Annotated[
+        bool, typer.Option("--save-reference", help="Keep each RUN's result, under 1 MB, in runs/reference/<name>/ instead.")
+    ] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw each RUN's PNG figures again instead, and no page.")] = False,
+    claims: Annotated[
+        Path | None, typer.Option(metavar="LIST", help="Print the table of a list of claims (YAML) from the results beside it.")
+    ] = None,
+) -> None:
+    """Draw a run's figures and write its report again; of several runs, write one page that compares them."""
+    from l2lcli.reports import claims as lists
+    from l2lcli.reports import comparison
+    from l2lcli.reports import page as reports
+    from l2lcli.runs import files, rundir
+
+    if claims is not None:
+        if runs or save_reference or figures:
+            raise typer.BadParameter("--claims reads the results that its list names: no RUN, --save-reference or --figures")
+        return print(lists.markdown(lists.table(claims)))
+    if save_reference and figures:
+        raise typer.BadParameter("--save-reference draws the figures itself: no --figures")
+    folders = runs or [rundir.newest(ROOT)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise files.RunError(f"{folder}: no such run directory")
+    for folder in folders if save_reference or figures else ():
+        if save_reference:
+            from l2lcli.reports import reference
+
+            print(reference.save(folder, ROOT / "reference"))
+        else:
+            print(*reports.redraw(folder), sep="\n")
+    if not (save_reference or figures):
+        print(reports.write(folders[0]) if len(folders) == 1 else comparison.write(folders, out))

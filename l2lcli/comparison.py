@@ -1,0 +1,171 @@
+"""From an experiment to what an evaluation found: the comparison on it and on its variants, and a look at the updates."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from l2lcli.evaluation import few_shot, gates
+from l2lcli.evaluation.compare import Comparison, compare, program
+from l2lcli.evaluation.inspection import Inspection, inspect
+from l2lcli.evaluation.summary import Part
+from l2lcli.experiment import Experiment
+from l2lcli.inner.unroll import namespace
+from l2lcli.optimizers.hand import hand
+from l2lcli.runs import tuned_rates
+from l2lcli.signals import UNWATCHED, Progress
+
+BESIDE = ("adam", "sgd")  # whose updates are shown beside the learned ones, where they are among the baselines
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+      comparisons: name -> comparison, first the experiment's own, then each variant's.
+      inspection: what the learned optimizer's updates look like; None where there is none, or on few-shot problems.
+      gates: rows of gates.csv; None where the learned optimizer has none.
+    """
+
+    comparisons: dict[str, Comparison]
+    inspection: Inspection | None
+    gates: list[tuple[Any, ...]] | None = None
+
+
+def evaluate_experiment(
+    experiment: Experiment,
+    phi: Any | None,
+    progress: Progress = UNWATCHED,
+    kept: Mapping[str, Any] = {},
+) -> Evaluation:
+    """Compare phi, or nothing where it is None, with the baselines of the config's `eval` section, and look at its updates.
+
+    Args:
+      experiment: what to compare on, with the variants of its config.
+      phi: parameters of its optimizer.
+      progress: told what is being done, and asked every few seconds.
+      kept: other parameters of its optimizer, by name, which are rows of the comparison but not judged.
+    """
+    config = experiment.config
+    found = {config.name: _compare(experiment, phi, kept, progress)}
+    for name in config.eval.variants:
+        found[name] = _compare(experiment.varied(name, phi), phi, kept, _Variant(name, progress))
+    if phi is None:
+        return Evaluation(found, None)
+    few = experiment.config.few_shot
+    inspection = None if few else _inspect(experiment, phi, found[config.name].summary, progress)
+    return Evaluation(found, inspection, _gates(experiment, phi, progress))
+
+
+class _Variant(NamedTuple):
+    """What is said of a variant is said with its name."""
+
+    name: str
+    progress: Progress
+
+    def say(self, line: str) -> None:
+        self.progress.say(f"{self.name}: {line}")
+
+    def check(self) -> None:
+        self.progress.check()
+
+
+def _inspect(experiment: Experiment, phi: Any, summary: Part, progress: Progress):
+    progress.check()
+    progress.say("recording updates")
+    optimizers = {experiment.label: (experiment.optimizer, phi)}
+    for name in BESIDE:
+        entry = summary.optimizers.get(name)
+        if entry is not None and (rate := entry.rate("final")):
+            optimizers[name] = hand(name), {"log_learning_rate": jnp.float32(math.log(rate))}
+    return inspect(experiment.problem, optimizers, namespace(experiment.root, "inspection"), experiment.config.eval.steps)
+
+
+def _gates(experiment: Experiment, phi: Any, progress: Progress):
+    if experiment.optimizer.gates is None:
+        return None
+    progress.check()
+    progress.say("recording gates")
+    spec, few = experiment.config.eval, experiment.config.few_shot
+    steps, split = (spec.updates, "test") if few else (min(spec.steps, gates.STEPS), "train")
+    key = namespace(experiment.root, "inspection")
+    return gates.record(experiment.problem, experiment.optimizer, phi, key, steps, split)
+
+
+def _compare(
+    experiment: Experiment,
+    phi: Any | None,
+    kept: Mapping[str, Any],
+    progress: Progress,
+) -> Comparison:
+    config, spec = experiment.config, experiment.config.eval
+    learned = None if phi is None else (experiment.label, experiment.optimizer, phi)
+    what = experiment.problem, config.name, learned, spec.baselines, experiment.root
+    if config.few_shot:
+        found = few_shot.compare(
+            *what, updates=spec.updates, episodes=spec.episodes, tuning_seeds=spec.tuning_seeds,
+            joint_steps=spec.joint_steps, progress=progress,
+        )  # fmt: skip
+        found = found._replace(summary=found.summary.model_copy(update={"test_episodes": _episodes(experiment)}))
+    else:
+        found = compare(
+            *what,
+            steps=spec.steps,
+            seeds=spec.seeds,
+            metrics_every=spec.metrics_every,
+            kept=kept,
+            remember=_remembering(experiment, progress),
+            tuning_seeds=spec.tuning_seeds,
+            progress=progress,
+        )
+    subsets = [label for label in experiment.problem.provenance if "[" in label]
+    if not subsets:
+        return found
+    label = f"{config.name} ({', '.join(subsets)})"
+    return found._replace(summary=found.summary.model_copy(update={"label": label}))
+
+
+def _episodes(experiment: Experiment) -> str:
+    """A digest of all that decides what the test episodes are: results under one digest can be compared."""
+    config = experiment.config
+    drawn = [config.problem.model_dump(mode="json"), config.seed, config.eval.episodes, dict(experiment.problem.provenance)]
+    return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _remembering(
+    experiment: Experiment, progress: Progress
+) -> Callable[[str, Callable[[], dict[str, float]]], dict[str, float]]:
+    """`compare`'s `remember`: by all that decides which learning rates are found, in the cache folder."""
+    problem, config = experiment.problem, experiment.config
+    if jax.tree.leaves(dict(problem.data)) and not problem.provenance:
+        return lambda baseline, find: find()  # nothing says what its data are
+    identity = {
+        "problem": config.problem.model_dump(mode="json"),
+        "program": hashlib.sha256(program(problem).encode()).hexdigest(),
+        "minibatch": problem.minibatch,
+        "data": dict(problem.provenance),
+        "steps": config.eval.steps,
+        "tuning_seeds": config.eval.tuning_seeds,
+        "seed": config.seed,
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")},
+        "backend": [jax.default_backend(), jax.devices()[0].device_kind],
+    }
+
+    def remember(baseline: str, find: Callable[[], dict[str, float]]) -> dict[str, float]:
+        whole = {**identity, "baseline": baseline}
+        found = tuned_rates.read(whole)
+        if found is None:
+            found = find()
+            tuned_rates.write(whole, found)
+        else:
+            progress.say(f"{baseline}: learning rates as tuned before, from the cache")
+        return found
+
+    return remember
