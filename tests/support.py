@@ -18,6 +18,7 @@ import pytest
 
 from l2lcli.data import loader, source
 from l2lcli.data.loader import DataError, load
+from l2lcli.evaluation.summary import Summary
 
 ROOT = Path(__file__).parent.parent  # of the repository
 DTYPES = ["float32", "float64", "int64", "uint32", "bool"]
@@ -51,6 +52,12 @@ def python(code, *args, **kwargs):
 
 
 FALL = {"adam": (0.030, 0.01), "nag": (0.034, 0.1), "sgd": (0.012, 0.316), "rmsprop": (0.026, 0.00316), "lstm": (0.060, None)}
+
+
+def a_part(**said):
+    """A `Summary` of which only some things are said."""
+    given = {"problem": "p", "steps": 1, "seeds": 2, "optimizers": {name: {} for name in [said.get("learned")] if name}} | said
+    return Summary.of(given)
 
 
 def entry(curves, rate, seconds):

@@ -90,7 +90,7 @@ def test_a_tiny_point_is_measured_and_kept(tmp_path, monkeypatch, capsys):
         ("import sys; sys.exit('warning\\nl2l: XlaRuntimeError: out of memory')", "XlaRuntimeError: out of memory"),
         ("raise SystemExit(3)", "exit code 3"),
         ("print('no')", "it printed no result: Expecting value: line 1 column 1 (char 0)"),
-        ("print('[1]')", "it printed no result: '' is no object"),
+        ("print('[1]')", "it printed no result: Input should be an object"),
     ],
 )
 def test_a_child_that_fails_is_a_row_with_its_error(tmp_path, monkeypatch, capsys, code, said):
@@ -182,4 +182,4 @@ def test_the_command_draws_again_and_refuses_what_does_not_fit(filled):
     assert "nothing to show" in l2l(folder, "bench", "--scaling", "--draw", code=1)[1]
     filled.write_text('{"way": "replay", "work": {}}\n')
     _, err = l2l(folder, "bench", "--scaling", "--draw", "--append", "scaling.jsonl", code=1)
-    assert err == "l2l: scaling.jsonl:1: no row of l2l bench --scaling: 'work.problem' is missing\n"
+    assert err == "l2l: scaling.jsonl:1: no row of l2l bench --scaling: work.problem: Field required\n"

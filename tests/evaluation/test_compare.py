@@ -9,6 +9,7 @@ import pytest
 
 from l2lcli.base import Problem, Spec
 from l2lcli.evaluation import compare, statistics
+from l2lcli.evaluation.summary import BestBaseline
 from l2lcli.optimizers.hand import hand
 
 
@@ -83,23 +84,23 @@ def test_comparison_is_paired_and_complete():
     )
     summary, curves = found.summary, found.curves
     assert all((c.losses[:, 0] == curves["half"].losses[:, 0]).all() for c in curves.values())  # the same starts
-    assert (summary["problem"], summary["learned"], summary["steps"], summary["seeds"]) == ("parabola", "half", 6, 5)
-    assert summary["optimizers"]["half"]["phi_final"] is None
-    for name, entry in summary["optimizers"].items():
-        assert entry["final"] == pytest.approx(curves[name].losses[:, 6].mean())
+    assert (summary.problem, summary.learned, summary.steps, summary.seeds) == ("parabola", "half", 6, 5)
+    assert summary.optimizers["half"].phi_final is None
+    for name, entry in summary.optimizers.items():
+        assert entry.final == pytest.approx(curves[name].losses[:, 6].mean())
         best_for_sum = curves.get(f"{name}@sum", curves[name]).losses
-        assert entry["sum"] == pytest.approx(best_for_sum[:, :6].sum(1).mean())
-        assert entry["final_ci"][0] <= entry["final"] <= entry["final_ci"][1]
-        assert entry["seconds_per_step"] > 0 and entry["diverged"] == 0
-        assert entry["test"]["distance"] == pytest.approx(curves[name].metrics["distance"][:, -1].mean())
-    assert summary["optimizers"]["sgd"]["phi_final"]["learning_rate"] == pytest.approx(1.0)
-    assert summary["best_baseline"] == {"final": "sgd", "sum": "sgd"}
-    ours, best = summary["optimizers"]["half"], summary["optimizers"]["sgd"]
-    assert summary["ratio_sum"] == pytest.approx(ours["sum"] / best["sum"])
-    assert set(summary["pays"]) == {"step", "seconds"} and summary["pays"]["step"] is None  # sgd at rate 1 is at zero at once
+        assert entry.sum == pytest.approx(best_for_sum[:, :6].sum(1).mean())
+        assert entry.final_ci[0] <= entry.final <= entry.final_ci[1]
+        assert entry.seconds_per_step > 0 and entry.diverged == 0
+        assert entry.test["distance"] == pytest.approx(curves[name].metrics["distance"][:, -1].mean())
+    assert summary.optimizers["sgd"].phi_final.learning_rate == pytest.approx(1.0)
+    assert summary.best_baseline == BestBaseline(final="sgd", sum="sgd")
+    ours, best = summary.optimizers["half"], summary.optimizers["sgd"]
+    assert summary.ratio_sum == pytest.approx(ours.sum / best.sum)
+    assert summary.dump()["pays"] == {"step": None, "seconds": None}  # sgd at rate 1 is at zero at once
     # Every seed's sum is in the same proportion to its start, so a paired interval has no width at all.
-    np.testing.assert_allclose(summary["ratio_sum_ci"], summary["ratio_sum"], rtol=1e-4)
-    assert ours["sum_ci"][1] > 1.05 * ours["sum_ci"][0]
+    np.testing.assert_allclose(summary.ratio_sum_ci, summary.ratio_sum, rtol=1e-4)
+    assert ours.sum_ci[1] > 1.05 * ours.sum_ci[0]
 
 
 def test_a_learned_optimizer_that_blows_up_is_lost_and_so_are_the_ratios():
@@ -107,10 +108,10 @@ def test_a_learned_optimizer_that_blows_up_is_lost_and_so_are_the_ratios():
     found = compare.compare(
         parabola(), "p", learned, ["sgd"], jax.random.key(1), steps=6, seeds=3, tuning_seeds=2, metrics_every=6
     )
-    wild = found.summary["optimizers"]["wild"]
-    assert (wild["diverged"], wild["final"], wild["sum"]) == (3, None, None)
-    assert found.summary["ratio_final"] is None and found.summary["ratio_sum_ci"] is None
-    assert found.summary["best_baseline"]["final"] == "sgd"
+    wild = found.summary.optimizers["wild"]
+    assert (wild.diverged, wild.final, wild.sum) == (3, None, None)
+    assert found.summary.ratio_final is None and found.summary.ratio_sum_ci is None
+    assert found.summary.best_baseline.final == "sgd"
 
 
 def test_tuning_seeds_are_not_the_reported_ones():
@@ -154,7 +155,7 @@ def test_bootstrap_interval_agrees_with_the_normal_one():
     ratio, (low, high) = statistics.ratio_interval(2 * samples, samples)
     np.testing.assert_allclose([low, ratio, high], 2.0)
     assert statistics.mean_interval(np.array([1.0, np.nan])) == (None, None)
-    assert statistics.mean_interval(np.array([3.0])) == (3.0, [3.0, 3.0])
+    assert statistics.mean_interval(np.array([3.0])) == (3.0, (3.0, 3.0))
 
 
 def test_intervals_of_ten_networks_hold_the_truth_95_times_in_100():

@@ -13,6 +13,7 @@ from l2lcli.config import ConfigError, load
 from l2lcli.evaluation import few_shot, gates
 from l2lcli.inner.unroll import namespace
 from l2lcli.optimizers.hand import hand
+from l2lcli.signals import UNWATCHED
 from tests.data.test_image_folder import folders
 from tests.problems.test_few_shot import build
 from tests.support import ROOT as REPOSITORY
@@ -25,13 +26,9 @@ def rate(value):
     return {"log_learning_rate": jnp.log(jnp.float32(value))}
 
 
-def silent():
-    """Polls nothing."""
-
-
 def test_episodes_are_judged_on_their_query_after_every_update():
     keys = jax.random.split(ROOT, 3)
-    losses, metrics = few_shot.judge(SINUSOID, hand("sgd"), 2, silent)(rate(0.1), keys, "test")
+    losses, metrics = few_shot.judge(SINUSOID, hand("sgd"), 2, UNWATCHED)(rate(0.1), keys, "test")
     assert losses.shape == (3, 3)
     np.testing.assert_array_equal(losses, metrics["mse"])
     for key, found in zip(keys, losses, strict=True):
@@ -50,7 +47,7 @@ def test_dispatches_are_filled_up_and_cut(monkeypatch):
 
 def test_the_nearest_neighbour_is_that_of_a_loop():
     keys = jax.random.split(ROOT, 4)
-    found = few_shot.nearest(SINUSOID, "test", silent)(None, keys)["mse"]
+    found = few_shot.nearest(SINUSOID, "test", UNWATCHED)(None, keys)["mse"]
     assert found.shape == (4, 1)
     for key, error in zip(keys, found[:, 0], strict=True):
         task = jax.tree.map(np.float64, SINUSOID.init(jax.random.split(key)[0], ())[1])
@@ -67,7 +64,7 @@ def test_the_joint_network_lends_its_trunk_and_its_features(problem):
     joint = problem.joint
     before, _ = joint.problem.init(namespace(ROOT, "joint"), joint.problem.data["train"])
     theta, task = problem.init(jax.random.key(1), problem.data["test"])
-    trained = few_shot.joint_theta(problem, namespace(ROOT, "joint"), 1, silent)  # 20 steps: a dispatch
+    trained = few_shot.joint_theta(problem, namespace(ROOT, "joint"), 1, UNWATCHED)  # 20 steps: a dispatch
     batch = joint.problem.batch(jax.random.key(2), (), joint.problem.data["train"])
     assert joint.problem.loss(trained, batch) < joint.problem.loss(before, batch)
     start = joint.start(trained, theta)
@@ -111,20 +108,20 @@ def test_every_family_is_compared_on_the_same_episodes():
         SINUSOID, "s", ("maml", family, phi), ["finetune", "nearest_neighbour"], ROOT,
         updates=3, episodes=12, tuning_seeds=4, joint_steps=20,
     )  # fmt: skip
-    table, summary = found.summary["few_shot"], found.summary
+    table, summary = found.summary.few_shot, found.summary
     assert list(table) == ["finetune", "nearest_neighbour", "nearest_neighbour_features", "maml"]
-    assert set(summary["optimizers"]) == {"finetune", "maml"} and summary["learned"] == "maml"
+    assert set(summary.optimizers) == {"finetune", "maml"} and summary.learned == "maml"
     for name, entry in table.items():
         values = found.curves[name].metrics["mse"]
-        assert entry["metric"] == "mse" and entry["episodes"] == len(values) == 12
-        np.testing.assert_allclose(entry["mean"], values.mean(0))
-        np.testing.assert_allclose(entry["ci"], 1.96 * values.std(0, ddof=1) / 12**0.5)
-        assert entry["updates"] == ([0] if "nearest" in name else [0, 1, 2, 3])
-        assert entry["chosen"] in entry["updates"]
+        assert entry.metric == "mse" and entry.episodes == len(values) == 12
+        np.testing.assert_allclose(entry.mean, values.mean(0))
+        np.testing.assert_allclose(entry.ci, 1.96 * values.std(0, ddof=1) / 12**0.5)
+        assert entry.updates == ([0] if "nearest" in name else [0, 1, 2, 3])
+        assert entry.chosen in entry.updates
     keys = jax.random.split(namespace(ROOT, "evaluation"), 12)
-    again = few_shot.judge(SINUSOID, family, 3, silent)(phi, keys, "test")[1]["mse"]
+    again = few_shot.judge(SINUSOID, family, 3, UNWATCHED)(phi, keys, "test")[1]["mse"]
     np.testing.assert_array_equal(again, found.curves["maml"].metrics["mse"])
-    assert table["finetune"]["learning_rate"] > 0 and table["maml"]["learning_rate"] is None
+    assert table["finetune"].learning_rate > 0 and table["maml"].learning_rate is None
 
 
 def test_gates_are_those_of_the_state_by_layer():
@@ -163,5 +160,5 @@ def test_the_published_protocol_runs_on_a_folder_of_images(home, tmp_path):
     found, _ = jax.jit(estimator.estimate)(ROOT, phi, data, state)
     assert np.isfinite(found.loss) and all(np.isfinite(g).all() for g in jax.tree.leaves(found.grad))
     assert np.abs(found.grad["start"]).max() > 0
-    losses, metrics = few_shot.judge(made.problem, made.optimizer, 2, silent)(phi, jax.random.split(ROOT, 2), "test")
+    losses, metrics = few_shot.judge(made.problem, made.optimizer, 2, UNWATCHED)(phi, jax.random.split(ROOT, 2), "test")
     assert np.isfinite(losses).all() and ((metrics["accuracy"] >= 0) & (metrics["accuracy"] <= 1)).all()

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from l2lcli.evaluation.summary import Summary
 from l2lcli.reports import comparison, page, tables
 from l2lcli.reports.figures.heatmap import BETTER, EVEN, NONE, WORSE, Cell, cell, heatmap
-from tests.support import Page, finished
+from tests.support import Page, a_part, finished
 
 
 def run(folder, seed=0, config="", **changes):
@@ -59,9 +60,9 @@ def test_several_runs_are_a_matrix_and_seeds_are_a_spread(tmp_path):
 
 def test_a_heat_map_is_green_below_one_red_above_and_grey_where_lost(tmp_path):
     part = {"learned": "lstm", "best_baseline": {"final": "nag"}, "ratio_final": 0.2, "ratio_final_ci": [0.1, 0.4]}
-    assert cell(part, "final") == Cell(0.2, (0.1, 0.4), "nag")
-    assert cell(part | {"ratio_final": None, "ratio_final_ci": None}, "final") == Cell(None, None, "nag")
-    assert cell(part | {"learned": None}, "final") is None
+    assert cell(a_part(**part), "final") == Cell(0.2, (0.1, 0.4), "nag")
+    assert cell(a_part(**part | {"ratio_final": None, "ratio_final_ci": None}), "final") == Cell(None, None, "nag")
+    assert cell(a_part(**part | {"learned": None}), "final") is None
     cells = {("a", "x"): Cell(0.2, (0.1, 0.4), "nag"), ("b", "x"): Cell(1.0, None, "$"), ("c", "x"): Cell(8.0, None, "nag"),
              ("d", "x"): Cell(None, None, "nag")}  # fmt: skip
     drawn = heatmap("m", "title", "caption", ["a", "b", "c", "d"], ["x"], cells).draw().axes[0]
@@ -73,12 +74,12 @@ def test_a_heat_map_is_green_below_one_red_above_and_grey_where_lost(tmp_path):
 
 def test_generalisation_table_has_the_experiment_first_and_steps_where_they_differ(tmp_path):
     summary = finished(tmp_path, variants=("long", "relu"), seeds=2, steps=4)
-    assert [row[0] for row in tables.ratio_rows(tables.parts(summary), "variant")] == ["variant", "digits", "long", "relu"]
+    assert [row[0] for row in tables.ratio_rows(Summary.of(summary).parts, "variant")] == ["variant", "digits", "long", "relu"]
     summary["variants"]["long"]["steps"] = 1000
-    rows = tables.ratio_rows(tables.parts(summary), "variant")
+    rows = tables.ratio_rows(Summary.of(summary).parts, "variant")
     assert [row[1] for row in rows] == ["steps", "4", "1,000", "4"]
     assert rows[1][2] == "0.412 [0.380, 0.452] (nag)"
-    assert "1,000" in tables.table(summary)
+    assert "1,000" in tables.table(Summary.of(summary))
     page.write(tmp_path)
     assert (tmp_path / "figures/generalisation.svg").is_file()
 

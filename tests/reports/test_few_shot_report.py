@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from l2lcli.reports import comparison, few_shot, page
+from l2lcli.evaluation.summary import FewShot, Summary
+from l2lcli.reports import comparison, few_shot, page, tables
 from l2lcli.reports.figures import gates
 from l2lcli.reports.figures.drawing import save
 from l2lcli.runs.files import RunError
@@ -14,6 +15,10 @@ from l2lcli.runs.files import RunError
 def entry(means, chosen, metric="accuracy", ci=0.01):
     return {"metric": metric, "updates": list(range(len(means))), "mean": means, "ci": [ci] * len(means), "episodes": 600,
             "chosen": chosen}  # fmt: skip
+
+
+def families(entries):
+    return {name: FewShot(**each) for name, each in entries.items()}
 
 
 def summary(problem="omni", learned="maml", episodes="a", variants=()):
@@ -37,22 +42,26 @@ def run(folder, **more):
 
 
 def test_rows_are_best_first_at_the_chosen_number_of_updates():
-    header, *rows = few_shot.rows(summary()["few_shot"])
+    header, *rows = few_shot.rows(Summary.of(summary()).few_shot)
     assert header == ["family", "reported", "updates", "after 0", "after 1", "after 2"]
     assert [row[:3] for row in rows] == [
         ["maml", "90.0 ± 1.0 %", "1"], ["finetune", "80.0 ± 1.0 %", "2"], ["nearest_neighbour", "60.0 ± 1.0 %", "-"],
     ]  # fmt: skip
     errors = {"a": entry([4.0, 0.5], 1, "mse"), "b": entry([3.0, None], 1, "mse"), "c": entry([3.0, 0.1], 1, "mse")}
-    assert [row[:2] for row in few_shot.rows(errors)[1:]] == [["c", "0.1 ± 0.01"], ["a", "0.5 ± 0.01"], ["b", "lost"]]
+    assert [row[:2] for row in few_shot.rows(families(errors))[1:]] == [
+        ["c", "0.1 ± 0.01"],
+        ["a", "0.5 ± 0.01"],
+        ["b", "lost"],
+    ]
 
 
 def test_the_verdict_names_the_best_baseline():
-    said = few_shot.verdict(summary())
+    said = few_shot.verdict(Summary.of(summary()))
     assert said == (
         "maml reaches 90.0 ± 1.0 % accuracy on the query after 1 updates; the best baseline, finetune, 80.0 ± 1.0 % after 2 "
         "updates."
     )
-    text = few_shot.table(summary(variants=["wide"]))
+    text = few_shot.table(Summary.of(summary(variants=["wide"])))
     assert "omni: 2 updates, 600 test episodes" in text and "> maml" in text and "wide" in text
 
 
@@ -60,17 +69,18 @@ def test_runs_are_merged_where_their_test_episodes_are_the_same():
     runs = {"r1": summary(), "r2": summary("omni-2", "lstm_gd_v2"), "r3": summary("other", episodes="b")}
     runs["r4"] = summary()
     runs["r4"]["few_shot"]["maml"] = entry([0.2, 0.7, 0.7], 1)
-    found = few_shot.merged(runs)
+    found = few_shot.merged({name: Summary.of(run) for name, run in runs.items()})
     assert list(found) == ["omni", "other"]
     assert set(found["omni"]) == {"finetune", "nearest_neighbour", "maml", "lstm_gd_v2", "maml (r4)"}
 
 
 @pytest.mark.parametrize("damage", [{"mean": [1.0]}, {"updates": None}, {"ci": ["a", "b", "c"]}, {"metric": 3}])
-def test_damaged_results_are_refused(damage):
+def test_damaged_results_are_refused(tmp_path, damage):
     made = summary()
     made["few_shot"]["maml"] |= damage
-    with pytest.raises(RunError, match="damaged: few_shot of 'maml'"):
-        few_shot.entries(made)
+    (tmp_path / "summary.json").write_text(json.dumps(made))
+    with pytest.raises(RunError, match=r"damaged: few_shot.maml[^\n]*$"):
+        tables.read_summary(tmp_path)
 
 
 def test_a_runs_report_and_the_comparison_of_two(tmp_path):
@@ -86,7 +96,7 @@ def test_a_runs_report_and_the_comparison_of_two(tmp_path):
 
 def test_errors_over_decades_are_drawn_on_a_logarithmic_axis():
     found = {"maml": entry([3.0, 0.1, 0.05], 2, "mse", 0.005), "finetune": entry([3.0, None, None], 0, "mse")}
-    assert "mean squared error" in save(few_shot.figure("few_shot", "sinusoid", found, "maml"))
+    assert "mean squared error" in save(few_shot.figure("few_shot", "sinusoid", families(found), "maml"))
 
 
 def test_damaged_gates_are_refused(tmp_path):

@@ -6,6 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
+from l2lcli.evaluation.summary import Pays, Summary
 from l2lcli.reports import curves as curve_files
 from l2lcli.reports import page, tables
 from l2lcli.reports.figures import drawing, lines, losses
@@ -38,12 +39,13 @@ def test_figures_plot_what_band_computes(folder):
     plotted = {line.get_color(): line.get_ydata() for line in drawn.lines if line.get_linestyle() == "-"}
     for name, colour in (("lstm", drawing.LEARNED), ("adam", drawing.NAMED["adam"])):
         np.testing.assert_array_equal(plotted[colour], np.median(curves[name], axis=0))
-    assert {text.get_text() for text in drawn.texts} == set(summary["optimizers"])
+    assert {text.get_text() for text in drawn.texts} == set(summary.optimizers)
     slow = losses.loss_figure("x", "digits", summary, curves, seconds=True).draw().axes[0]
     lstm = next(line for line in slow.lines if line.get_color() == drawing.LEARNED)
     assert lstm.get_xdata()[-1] == pytest.approx(100 * 0.21)  # milliseconds
     assert slow.get_xlabel() == "wall-clock time (ms)"
-    paying = losses.loss_figure("x", "digits", summary | {"pays": {"step": 40, "seconds": 0.0084}}, curves, seconds=True)
+    summary = summary.model_copy(update={"pays": Pays(step=40, seconds=0.0084)})
+    paying = losses.loss_figure("x", "digits", summary, curves, seconds=True)
     drawn = paying.draw().axes[0]
     assert [line.get_xdata() for line in drawn.lines if line.get_linestyle() == ":"] == [[8.4, 8.4]]
     assert "pays from step 40" in {text.get_text() for text in drawn.texts}
@@ -96,7 +98,7 @@ def test_strange_losses_are_drawn(tmp_path, case):
     curves["adam"][2, 4:] = {"diverged": np.inf, "zeros": 0, "all lost": np.nan, "negative": -1}[case]
     if case == "all lost":
         curves = {name: np.full_like(losses, np.nan) for name, losses in curves.items()}
-    figure = losses.loss_figure("x", "quadratic", summary, curves)
+    figure = losses.loss_figure("x", "quadratic", Summary.of(summary), curves)
     svg = drawing.save(figure, tmp_path)
     assert ("adam (diverged 1/4)" in svg) == (case == "diverged")
     assert ("(diverged 4/4" in svg) == (case == "all lost")

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from l2lcli.evaluation.summary import Summary
 from l2lcli.reports import comparison, page, tables
 from l2lcli.runs.files import RunError
 from tests.support import Page, evaluation, finished
@@ -61,7 +62,7 @@ def test_baselines_alone_one_seed_no_run_directory(tmp_path):
     assert "No learned optimizer" in shown.text
     assert "Meta-training" not in shown.text
     assert "Environment" not in shown.text
-    assert "No learned optimizer" in tables.table(summary)
+    assert "No learned optimizer" in tables.table(Summary.of(summary))
 
 
 def test_a_run_without_evaluation_says_so(tmp_path):

@@ -76,7 +76,7 @@ def test_a_run_names_the_seed_that_it_started_from(tmp_path, monkeypatch):
     third = made(tmp_path / "third", seed=8)
     shutil.copyfile(second / "optimizer.npz", third / "start.npz")
     name = config.load(reference.save(third, root) / "config.yaml").train.init_from
-    assert name == "digits/seed-7" and trained.read(name).config.seed == 7
+    assert name == "digits/seed-7" and trained.read(name).record["seed"] == 7
     write_artefact(third / "start.npz", {"lstm_0/bias": PHI["lstm_0/bias"] + 1}, read_artefact(third / "start.npz")[1])
     with pytest.raises(RunError, match=r"started from is not that of .*digits/seed-7: keep that run's result first"):
         reference.save(third, root)

@@ -8,23 +8,24 @@ import re
 
 import pytest
 
+from l2lcli.evaluation.summary import Summary
 from l2lcli.reports import curves as curve_files
 from l2lcli.reports import page, tables
 from l2lcli.runs.files import RunError
-from tests.support import finished
+from tests.support import a_part, finished
 
 
 def test_table_shows_the_numbers(tmp_path):
     finished(tmp_path)
     summary = tables.read_summary(tmp_path)
     lines = tables.table(summary).splitlines()
-    order = sorted(summary["optimizers"], key=lambda n: summary["optimizers"][n]["sum"])
+    order = sorted(summary.optimizers, key=lambda n: summary.optimizers[n].sum)
     assert [line[2:].split()[0] for line in lines[3:8]] == order
     assert [line[0] for line in lines[3:8]] == [">" if n == "lstm" else " " for n in order]
     for name, line in zip(order, lines[3:8], strict=True):
         for key in ("final", "sum"):
-            found = summary["optimizers"][name]
-            for x in (found[key], *found[f"{key}_ci"]):
+            value, interval = summary.optimizers[name].of(key)
+            for x in (value, *interval):
                 assert any(math.isclose(float(n), x, rel_tol=6e-3) for n in re.findall(r"[\d.]+", line)), (name, x, line)
     assert "0.412 [0.380, 0.452] (nag)" in tables.table(summary)
     assert "0.553 [0.510, 0.594] (adam)" in tables.table(summary)
@@ -45,7 +46,7 @@ def test_table_is_never_wider_than_110_columns(seed):
     fields = {"final": values[0], "final_ci": values[1:], "sum": values[2], "sum_ci": values[:2], "seconds_per_step": 1.234e-7}
     rates = {"phi_final": {"learning_rate": 1.23e-5}, "phi_sum": {"learning_rate": 4.56e-5}}
     summary["optimizers"] = {"l" * 40: fields | {"diverged": 1000, "test": {"accuracy": 0.98765}}, "b": fields | rates}
-    assert max(map(len, tables.table(summary).splitlines())) <= 110
+    assert max(map(len, tables.table(Summary.of(summary)).splitlines())) <= 110
 
 
 @pytest.mark.parametrize(
@@ -67,19 +68,19 @@ def test_number(x, text):
 def test_verdict_is_honest():
     base = {"learned": "lstm", "best_baseline": {"final": "nag", "sum": "adam"}}
     worse = {"ratio_sum": 1.4, "ratio_sum_ci": [1.2, 1.6], "ratio_final": 0.9, "ratio_final_ci": [0.7, 1.1]}
-    said = tables.verdict(base | worse)
+    said = tables.verdict(a_part(**base | worse))
     assert "1.40 [1.20, 1.60] × the summed loss of the best tuned baseline (adam): worse" in said
     assert "(nag): no clear difference" in said
-    assert "a seed diverged" in tables.verdict(base | worse | {"ratio_sum": None, "ratio_sum_ci": None})
-    assert "Best tuned baseline: nag" in tables.verdict(base | {"learned": None})
+    assert "a seed diverged" in tables.verdict(a_part(**base | worse | {"ratio_sum": None, "ratio_sum_ci": None}))
+    assert "Best tuned baseline: nag" in tables.verdict(a_part(**base | {"learned": None}))
 
 
 def test_the_clock_in_words():
     summary = {"learned": "lstm", "steps": 1000, "pays": {"step": 40, "seconds": 0.0123}}
     others = "every tuned baseline (each held where its 1,000 steps end)"
-    assert tables.clock(summary) == f"By the clock lstm is below {others} from 12.3 ms (step 40) on"
-    assert "never below" in tables.clock(summary | {"pays": {"step": None, "seconds": None}})
-    assert tables.clock({"learned": "lstm"}) == "" == tables.clock(summary | {"learned": None})
+    assert tables.clock(a_part(**summary)) == f"By the clock lstm is below {others} from 12.3 ms (step 40) on"
+    assert "never below" in tables.clock(a_part(**summary | {"pays": {"step": None, "seconds": None}}))
+    assert tables.clock(a_part(learned="lstm")) == "" == tables.clock(a_part(**summary | {"learned": None}))
     assert [tables.seconds(x) for x in (2, 0.5, 3e-5)] == ["2.00 s", "500 ms", "30.0 µs"]
 
 
@@ -152,7 +153,7 @@ def test_damaged_curves_are_one_line_and_no_giant_array(tmp_path, line):
 def test_a_ratio_to_a_baseline_that_reaches_0_is_not_called_lost():
     summary = {"learned": "lstm", "best_baseline": {"final": "sgd", "sum": "sgd"}, "ratio_final": None, "ratio_sum": 0.5,
                "optimizers": {"lstm": {"final": 1e-3}, "sgd": {"final": 0.0, "sum": 2.0}}}  # fmt: skip
-    assert tables.ratio(summary, "final") == "- (sgd reaches 0)"
-    assert tables.ratio(summary, "sum") == "0.500 (sgd)"
+    assert tables.ratio(a_part(**summary), "final") == "- (sgd reaches 0)"
+    assert tables.ratio(a_part(**summary), "sum") == "0.500 (sgd)"
     summary["optimizers"]["sgd"]["final"] = 0.1  # then it is the learned one that left none
-    assert tables.ratio(summary, "final") == "lost (sgd)"
+    assert tables.ratio(a_part(**summary), "final") == "lost (sgd)"

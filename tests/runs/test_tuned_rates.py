@@ -1,11 +1,14 @@
 """Learning rates from the cache are those that tuning finds, and of nothing that differs from what was tuned."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import pytest
 
-from l2lcli import experiment
+from l2lcli import comparison, experiment
 from l2lcli.config import load, override
 from l2lcli.runs import tuned_rates
+from l2lcli.signals import UNWATCHED
 from tests.support import empty_cache
 
 CONFIG = """
@@ -25,8 +28,9 @@ def config(tmp_path, monkeypatch):
 def test_the_second_evaluation_tunes_nothing_and_finds_the_same(config):
     summaries, told = [], []
     for _ in range(2):
-        found = experiment.evaluate(experiment.build(config), None, told.append, lambda: None)
-        summary = found.comparisons["small"].summary
+        watched = SimpleNamespace(say=told.append, check=lambda: None)
+        found = comparison.evaluate_experiment(experiment.build(config), None, watched)
+        summary = found.comparisons["small"].summary.dump()
         del summary["optimizers"]["nag_cosine"]["seconds_per_step"]
         summaries.append(summary)
     assert told == ["tuning nag_cosine", "nag_cosine: learning rates as tuned before, from the cache"]
@@ -37,7 +41,7 @@ FOUND, OTHER = {"final": 0.25, "sum": 1 / 3}, {"final": 1.0, "sum": 2.0}
 
 
 def recall(built, baseline="sgd", find=lambda: OTHER):
-    return experiment._remembering(built, lambda line: None)(baseline, find)
+    return comparison._remembering(built, UNWATCHED)(baseline, find)
 
 
 @pytest.mark.parametrize(
