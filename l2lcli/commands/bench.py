@@ -55,7 +55,8 @@ def bench(
 ) -> None:
     """Time and memory of a meta-gradient and of an applied step, beside plain JAX, plain PyTorch and the machine's limits."""
     if scaling:
-        given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
+        sources = {name: context.get_parameter_source(name) for name in context.params}
+        given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
         if others := sorted(set(given) - {"scaling", "draw", "append"}):
             raise typer.BadParameter(f"--scaling has sizes of its own: leave --{others[0].removeprefix('as_')} out")
         return _scaling(append or ROWS, draw)

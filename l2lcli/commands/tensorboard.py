@@ -32,9 +32,10 @@ class Events:
 
     def __init__(self, run: Path, rows: list[dict[str, Any]], warn: Callable[[str], None]) -> None:
         """Nothing is written where tensorboardX is not installed."""
-        self._folder, self._warn, self._writer = run / FOLDER, warn, None
+        self._folder, self._warn = run / FOLDER, warn
+        self._writer: Any = None
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]  an extra
         except ImportError:
             return
         self._guarded(lambda: self._begin(SummaryWriter))

@@ -145,7 +145,8 @@ def _repair(model: type[BaseModel], error: Any, value: Any) -> bool:
         return True
     if error["type"] == "union_tag_not_found" and (field := _fields(model, tuple(above), value).get(str(last))):
         kind = getattr(field.get_default(call_default_factory=True), "kind", None)
-        holder[last] = dict(got) | ({"kind": kind} if kind else {})
+        given: dict[str, Any] = error["input"]
+        holder[last] = given | ({"kind": kind} if kind else {})
         return bool(kind)
     return False
 

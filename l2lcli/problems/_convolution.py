@@ -27,21 +27,24 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("CHWN", "HWIO", "CHWN"))
 
 
-def normalise(x: jax.Array) -> jax.Array:
-    """Mean 0 and variance 1 for each entry of the first axis, by the batch's own statistics (Ioffe and Szegedy 2015)."""
+def normalise(x: jax.Array, over_images: bool = True) -> jax.Array:
+    """Mean 0 and variance 1 for each entry of the first axis, by the batch's own statistics (Ioffe and Szegedy 2015).
+
+    With `over_images` false for each image instead, the last axis, by its own (Ba, Kiros and Hinton 2016).
+    """
     import jax
     import jax.numpy as jnp
 
-    rest = tuple(range(1, x.ndim))
+    rest = tuple(range(1, x.ndim)) if over_images else tuple(range(x.ndim - 1))
     centred = x - x.mean(rest, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(rest, keepdims=True) + EPSILON)
 
 
-def pool(x: jax.Array) -> jax.Array:
-    """Maximum over 2 x 2, stride 2, of what is not negative: [C, H, W, B] -> [C, ⌈H/2⌉, ⌈W/2⌉, B]."""
+def pool(x: jax.Array, lowest: float = 0.0) -> jax.Array:
+    """Maximum over 2 x 2, stride 2, of what is not below `lowest`: [C, H, W, B] -> [C, ⌈H/2⌉, ⌈W/2⌉, B]."""
     import jax.numpy as jnp
 
-    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), constant_values=lowest)
     x = jnp.maximum(x[:, ::2], x[:, 1::2])
     return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
 

@@ -49,7 +49,7 @@ def network(spec: Learner, ways: int) -> linen.Module:
     Larochelle 2017, Section 5.1).
     """
     if isinstance(spec, MlpLearner):
-        return mlp(tuple(spec.hidden), ways, spec.activation, None)
+        return mlp(tuple(spec.hidden), ways, spec.activation)
     return _convolutional(spec.filters, spec.blocks, ways)
 
 

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from l2lcli import registry
 from l2lcli.base import Batch, Problem, ProblemSpec, Theta
-from l2lcli.problems.networks import Activation, mlp
+from l2lcli.problems._dataset import DatasetName
+from l2lcli.problems.networks import Activation, Init, mlp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,16 +22,21 @@ class ClassificationSpec(ProblemSpec):
     """f(theta) = mean softmax cross-entropy of a multilayer perceptron on a fresh minibatch."""
 
     kind: Literal["classification"] = "classification"
-    dataset: Literal["digits", "mnist", "fashion_mnist"] = "digits"
-    """Images and labels; digits needs no download."""
+    dataset: DatasetName = "digits"
+    """Images and labels, by a name that `l2l list datasets` shows; digits needs no download."""
     pool: int = Field(default=1, ge=1, le=28)
     """Images are first averaged over squares of this many pixels a side: a smaller theta, for a cheaper meta-training."""
     hidden: list[Annotated[int, Field(ge=1, le=100_000)]] = Field(default=[20], max_length=16)
     """Units of each hidden layer."""
     activation: Activation = "sigmoid"
     """After each hidden layer."""
+    init: Init = "normal"
+    """How theta_0 is drawn: normal, kernels and biases alike, at init_scale, as published; or kernels as LeCun, He or Glorot
+    have them, and biases 0, as networks are usually started."""
     init_scale: float = Field(default=0.1, ge=0)
-    """Standard deviation of theta_0, kernels and biases alike."""
+    """Standard deviation of theta_0 where it is normal."""
+    layer_norm: bool = False
+    """Normalise each hidden layer before its activation (Ba, Kiros and Hinton 2016)."""
     batch_size: int = Field(default=128, ge=1, le=1_000_000)
     """Images per step, drawn with replacement."""
 
@@ -52,7 +58,7 @@ def on(dataset: Dataset, spec: ClassificationSpec) -> Problem:
     if spec.pool > 1:
         splits = {split: {**arrays, "image": pooled(arrays["image"], spec.pool)} for split, arrays in dataset.splits.items()}
         dataset = dataset._replace(splits=splits)
-    network = mlp(tuple(spec.hidden), dataset.classes, spec.activation, spec.init_scale)
+    network = mlp(tuple(spec.hidden), dataset.classes, spec.activation, spec.init, spec.init_scale, spec.layer_norm)
     return of_network(dataset, network, spec.batch_size)
 
 

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from l2lcli.evaluation.summary import Value
 from l2lcli.reports import curves as curve_files
 from l2lcli.reports import tables
 from l2lcli.runs import trained
@@ -99,7 +100,7 @@ def test_eval_as_typed_writes_beside_and_prints_json(home):
     variant = variants["wide"]
     curves = curve_files.read(second / "curves/wide.csv")
     assert variant["ratio_final"] == pytest.approx(curves["lstm"][:, -1].mean() / curves["sgd"][:, -1].mean())
-    assert f"wide     15     {tables.interval(variant, 'ratio_final', 3)} (sgd)" in out
+    assert f"wide     15     {tables.shown(Value(variant['ratio_final'], variant['ratio_final_ci']), 3)} (sgd)" in out
     assert (run / "summary.json").read_bytes() == before
 
 
