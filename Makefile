@@ -1,7 +1,7 @@
 # Every target makes what it needs: `make train` works in a fresh clone.
 # PYTHON: a Python 3.11 or newer. CONFIG: the experiment of `make train`. RUN: a run directory; default the newest.
 PYTHON ?= python3
-CONFIG ?= configs/digits.yaml
+CONFIG ?= configs/digits-averages.yaml
 RUN ?=
 BASELINES ?= adam,rmsprop,sgd
 L2L := .venv/bin/l2l
@@ -18,7 +18,7 @@ SEEDED ?= quadratic digits digits-preprocess-off digits-preprocess-k5 digits-sca
   digits-meta-sgd digits-window-100 digits-averages digits-second-order mnist-averages mnist-pooled mnist
 KEEP = $(L2L) report runs/latest --save-reference
 
-.PHONY: help setup train eval test lint figures paper claims bench clean
+.PHONY: help setup train eval test lint figures paper claims bench docs release wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -35,7 +35,7 @@ setup: .venv/installed  ## Make .venv with the command l2l in it
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-train: .venv/installed  ## Meta-train on CONFIG (configs/digits.yaml) and compare with tuned baselines
+train: .venv/installed  ## Meta-train on CONFIG (configs/digits-averages.yaml) and compare with tuned baselines
 	$(L2L) train $(CONFIG)
 
 eval: .venv/installed  ## Compare RUN (the newest) with BASELINES (adam,rmsprop,sgd)
@@ -44,12 +44,14 @@ eval: .venv/installed  ## Compare RUN (the newest) with BASELINES (adam,rmsprop,
 test: .venv/installed  ## Run the tests
 	.venv/bin/python -m pytest
 
-lint: .venv/installed  ## Check style and format
+lint: .venv/installed  ## Check style, format and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/basedpyright
 
-figures: .venv/installed  ## Draw the figures that README.md shows again, from runs/reference
-	$(L2L) report --figures $$(grep -o 'runs/reference/[^)]*/figures/' README.md | sed 's|/figures/||' | grep -v /bench | sort -u)
+figures: .venv/installed  ## Draw the figures that README.md and docs/ show again, from runs/reference
+	$(L2L) report --figures $$(grep -rhoE 'runs/reference/[a-z0-9/-]*/figures/' README.md docs --include=*.md | \
+	  sed 's|/figures/||' | grep -v /bench | sort -u)
 	$(L2L) bench --scaling --draw --append runs/reference/bench/scaling.jsonl
 
 paper: .venv/installed  ## Run the experiments of the table of claims from nothing, and keep their results: many hours
@@ -62,12 +64,28 @@ paper: .venv/installed  ## Run the experiments of the table of claims from nothi
 	$(L2L) report runs/evaluations/latest --save-reference
 	$(MAKE) claims
 
-claims: .venv/installed  ## Print the table of claims, as README.md shows it, from runs/reference
+claims: .venv/installed  ## Print the table of claims, as docs/ show it, from runs/reference
 	@$(L2L) report --claims runs/reference/claims.yaml
 
 bench: .venv/installed  ## Time a meta-gradient beside plain JAX, plain PyTorch (if installed) and the machine's limits
 	$(L2L) bench
 
+docs: .venv/docs  ## Build the documentation into docs/_build/html; its notebooks are run, warnings are errors
+	.venv/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+.venv/docs: requirements-docs.lock .venv/installed
+	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@touch $@
+
+wheel: .venv/installed  ## Build the wheel, install it in an empty environment elsewhere, and use it there
+	PYTHON=.venv/bin/python tests/wheel.sh
+
+release: .venv/installed  ## Build dist/ (source and wheel) and check it; nothing is uploaded
+	rm -rf dist build
+	.venv/bin/python -m build --no-isolation --outdir dist .
+	.venv/bin/python tests/check_dist.py dist
+	$(MAKE) wheel
+
 clean:  ## Remove the virtual environment and what tools left; runs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist *.egg-info docs/_build docs/jupyter_execute
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -61,21 +61,30 @@ def _generalisation(label: str, summary: Summary) -> Figure | None:
 
 
 def redraw(folder: Path) -> list[Path]:
-    """Draw those figures again that the folder has as PNG; their paths. Raises RunError where their data are missing."""
+    """Draw the folder's PNG figures again, and those of `figures` that are not there; their paths.
+
+    Raises RunError where the data of one that is there are missing.
+    """
     folder = Path(folder)
     there = {path.stem for path in (folder / "figures").glob("*.png")}
     planned = {figure.name: figure for figure in _planned(folder, tables.read_summary(folder))}
     if lacking := sorted(there - set(planned)):
         raise RunError(f"{folder}: no data to draw {', '.join(lacking)} from")
-    for name in sorted(there):
+    wanted = sorted(there | {name for name in planned if _whole(name)})
+    for name in wanted:
         save(planned[name], folder / "figures", kinds=("png",))
-    return [folder / "figures" / f"{name}.png" for name in sorted(there)]
+    return [folder / "figures" / f"{name}.png" for name in wanted]
+
+
+def _whole(name: str) -> bool:
+    """Whether a figure is of the whole result, and not of one variant."""
+    return "-" not in name
 
 
 def figures(folder: Path) -> list[Path]:
     """Draw what the folder has the data for, but the curves of single variants, as PNG alone into `figures/`; their paths."""
     folder = Path(folder)
-    planned = [figure for figure in _planned(folder, tables.read_summary(folder)) if "-" not in figure.name]
+    planned = [figure for figure in _planned(folder, tables.read_summary(folder)) if _whole(figure.name)]
     for figure in planned:
         save(figure, folder / "figures", kinds=("png",))
     return [folder / "figures" / f"{figure.name}.png" for figure in planned]
