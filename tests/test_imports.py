@@ -13,7 +13,6 @@ ORDER = [
     "__init__ __main__",
     "commands",
     "bench",
-    "comparison",
     "experiment",
     "reports",
     "runs",

@@ -20,6 +20,7 @@ import optax
 from l2lcli import registry
 from l2lcli.base import LearnedOptimizer, Problem
 from l2lcli.bench.peers import plain_lstm, torch_window
+from l2lcli.bench.shapes import SIZES
 from l2lcli.data.loader import Dataset
 from l2lcli.estimators import _sharding
 from l2lcli.estimators.autodiff import AutodiffSpec
@@ -53,7 +54,7 @@ def build(work: Work) -> tuple[Problem, LearnedOptimizer, LearnedOptimizer]:
     if work.problem == "quadratic":
         problem, shown = registry.problem.build(QuadraticSpec(start="zeros"), None), Identity()
     else:
-        size = {"mnist": (28, 28), "digits": (8, 8)}[work.problem]
+        size = SIZES[work.problem]
         rng = np.random.default_rng(0)
         images, labels = rng.integers(0, 256, (10_000, *size), np.uint8), rng.integers(0, 10, 10_000, np.uint8)
         dataset = Dataset({"train": {"image": images, "label": labels}}, work.problem, 10, 255.0, "random")

@@ -13,6 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from l2lcli.base import LearnedOptimizer
+from l2lcli.bench.shapes import PIXELS
 from l2lcli.inner.transformation import transformation
 from l2lcli.optimizers._preprocess import Identity, preprocess
 from l2lcli.optimizers.lstm import LstmSpec, lstm
@@ -66,7 +67,7 @@ def torch_window(work: Any) -> Callable[[], Any] | None:
     if work.problem == "quadratic":
         tasks = [peer.quadratics(work.tasks, 10)]
     else:
-        pixels = {"mnist": 784, "digits": 64}[work.problem]
+        pixels = PIXELS[work.problem]
         rng = np.random.default_rng(0)
         images = torch.from_numpy(rng.random((10_000, pixels), np.float32))
         labels = torch.from_numpy(rng.integers(0, 10, 10_000))

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from l2lcli.bench.shapes import PIXELS
 from l2lcli.runs.files import RunError, faults, one_line
 from l2lcli.runs.metrics import append_rows, read_rows
 from l2lcli.signals import Signals, Stopped
@@ -32,7 +33,6 @@ VARIED: dict[str, list[Point]] = {
     "H": [{"hidden": units} for units in (8, 20, 32, 64)],
 }
 WAYS = ("replay", "autodiff_checkpoint")
-PIXELS = {"digits": 64, "mnist": 784}
 
 
 class _Loose(BaseModel):

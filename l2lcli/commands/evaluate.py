@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from l2lcli.commands import backend, results
+from l2lcli.commands.compare import evaluate_experiment
 from l2lcli.commands.progress import Display
-from l2lcli.comparison import evaluate_experiment
 from l2lcli.config import Config, dump
 from l2lcli.experiment import build, checked
 from l2lcli.runs import rundir

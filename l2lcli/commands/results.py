@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from l2lcli.commands import backend
-from l2lcli.comparison import Evaluation
+from l2lcli.commands.compare import Evaluation
 from l2lcli.evaluation.compare import Curves
 from l2lcli.experiment import Experiment
 from l2lcli.reports import page

@@ -14,10 +14,10 @@ import numpy as np
 from l2lcli import registry, tree
 from l2lcli.base import Estimator
 from l2lcli.commands import backend
+from l2lcli.commands.compare import evaluate_experiment
 from l2lcli.commands.progress import Display
 from l2lcli.commands.results import record_environment, write
 from l2lcli.commands.tensorboard import Events
-from l2lcli.comparison import evaluate_experiment
 from l2lcli.config import Config, ConfigError
 from l2lcli.estimators import _sharding
 from l2lcli.experiment import Experiment, build, checked

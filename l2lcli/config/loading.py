@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,9 +17,10 @@ from l2lcli.config.faults import Finding, check, check_record, locate, suggest
 from l2lcli.config.files import IMPORTS, read, settings, take_imports
 from l2lcli.config.specs import FEW_SHOT, Config, config_class
 from l2lcli.config.tree import find, leaves, merge, nest, split
-from l2lcli.config.yaml_read import DEFAULT, Fault, Node, Path, node, plain, shown
+from l2lcli.config.yaml_read import DEFAULT, Fault, Node, Path, node, shown, unplaced
 from l2lcli.config.yaml_write import emit
 
+LONGEST = 300  # characters of a word in a message
 RESERVED = ("latest", "reference", "evaluations")
 EXTENDS = "Another file, relative to this one, whose keys this one adds to or replaces (all but its name)"
 
@@ -28,8 +30,13 @@ class ConfigError(ValueError):
 
     def __init__(self, faults: Iterable[object]):
         """Takes one object a fault, whose str() is its line; equal ones count once."""
-        self.faults = [" ".join(str(fault).splitlines()) for fault in dict.fromkeys(faults)]
+        self.faults = [_short(" ".join(str(fault).splitlines())) for fault in dict.fromkeys(faults)]
         super().__init__("\n".join(self.faults))
+
+
+def _short(line: str) -> str:
+    """The line without the middle of whatever is too long to read: what somebody wrote is quoted, not repeated."""
+    return re.sub(rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:80]}…{word[0][-40:]}", line)
 
 
 def load(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
@@ -182,7 +189,7 @@ def _vary(
 
 def _check(tree: Node, thorough: bool) -> tuple[Config | None, list[Finding]]:
     """The config of a tree, and what is wrong with it."""
-    config, findings = check(config_class(), plain(tree))
+    config, findings = check(config_class(), unplaced(tree))
     return config, list(_cross(config)) if config and thorough else findings
 
 

@@ -234,8 +234,8 @@ def node(value: Any, place: Place, depth: int = 1) -> Node:
     return Node(value, place)
 
 
-def plain(tree: Node) -> Any:
+def unplaced(tree: Node) -> Any:
     """A node as a Python value, without places; new containers."""
     if isinstance(tree.value, dict):
-        return {key: plain(item) for key, item in tree.value.items()}
-    return [plain(item) for item in tree.value] if isinstance(tree.value, list) else tree.value
+        return {key: unplaced(item) for key, item in tree.value.items()}
+    return [unplaced(item) for item in tree.value] if isinstance(tree.value, list) else tree.value

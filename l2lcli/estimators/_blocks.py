@@ -56,7 +56,7 @@ def member_gradient(
     if not jax.tree.leaves(phi):
         return phi  # nothing of this family is learned
     mine = job.split(length(intervals))
-    part, back = jax.vjp(lambda phi: mine.own(member, phi), phi)
+    part, back = jax.vjp(lambda phi: mine.phi_part(member, phi), phi)
     counts = jnp.ones((job.tasks, window.theta.shape[-1]), window.losses.dtype)
     coordinates = Coordinates(window.opt, window.theta, window.grads, window.later, counts)
     if sample is not None and sample < counts.shape[1]:

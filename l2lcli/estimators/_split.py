@@ -43,7 +43,7 @@ class Split(NamedTuple):
             return part
         return jax.lax.all_gather(part, self.axis, tiled=True)[: self.size]
 
-    def own(self, optimizer: LearnedOptimizer, phi: Phi) -> Phi:
+    def phi_part(self, optimizer: LearnedOptimizer, phi: Phi) -> Phi:
         """phi with this device's part of those leaves that are indexed by coordinate."""
         indexed = optimizer.replay and optimizer.replay.per_coordinate
         if self.devices == 1 or indexed is None:
@@ -61,7 +61,7 @@ class Split(NamedTuple):
                 return optimizer.bind(phi).init(self.fill(theta))
 
             def update(grad, state, theta=None, **extra):
-                tx = optimizer.bind(self.own(optimizer, phi))
+                tx = optimizer.bind(self.phi_part(optimizer, phi))
                 step: Any
                 step, state = tx.update(self.cut(grad), state, None if theta is None else self.cut(theta), **extra)
                 return self.join(step), state

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,16 +17,14 @@ import numpy as np
 
 from l2lcli.base import Key, LearnedOptimizer, Phi, Problem
 from l2lcli.evaluation import statistics
+from l2lcli.evaluation.grid import Grid
 from l2lcli.evaluation.summary import METRICS, BestBaseline, Entry, Part, Pays, Rate
 from l2lcli.evaluation.timing import seconds_per_step
 from l2lcli.inner.unroll import fresh, namespace, unroll
 from l2lcli.optimizers.hand import hand
 from l2lcli.signals import UNWATCHED, Progress
 
-PER_DECADE = 3  # learning rates tried
-FIRST = (-12, 4)  # the first grid, 1e-4 … 10, as exponents of 10^(1/PER_DECADE)
-STRIDE = 8  # rates per dispatch; a grid is extended by this many
-FURTHEST = 36  # but not one that has reached 1e±12
+GRID = Grid(per_decade=3, first=range(-12, 4), stride=8, furthest=36)  # 1e-4 … 10 at first; eight rates a dispatch
 
 
 class Curves(NamedTuple):
@@ -93,30 +91,19 @@ def tune(problem: Problem, name: str, keys: Key, steps: int, progress: Progress 
 
         return jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(phis, keys)
 
-    found: dict[int, dict[str, float]] = {}
-
-    def extend(exponents: Iterable[int]) -> None:
+    def costs(exponents: list[int]) -> dict[int, dict[str, float]]:
         progress.check()
-        exponents = list(exponents)
-        phis = {"log_learning_rate": jnp.asarray([e * math.log(10) / PER_DECADE for e in exponents], jnp.float32)}
+        phis = {"log_learning_rate": jnp.asarray([e * math.log(10) / GRID.per_decade for e in exponents], jnp.float32)}
         losses = np.asarray(run(phis, keys, problem.data["train"]), np.float64)
+        found: dict[int, dict[str, float]] = {}
         with np.errstate(over="ignore", invalid="ignore"):
             for exponent, of_rate in zip(exponents, losses, strict=True):
                 means = {"final": statistics.final(of_rate, problem.minibatch).mean(), "sum": statistics.total(of_rate).mean()}
                 finite = np.isfinite(of_rate).all()
                 found[exponent] = {metric: float(mean) if finite else math.inf for metric, mean in means.items()}
+        return found
 
-    for start in range(*FIRST, STRIDE):
-        extend(range(start, start + STRIDE))
-    while True:
-        best = {metric: min(found, key=lambda e: (found[e][metric], e)) for metric in ("final", "sum")}
-        low, high = min(found), max(found)
-        if low in best.values() and low > -FURTHEST:
-            extend(range(low - STRIDE, low))
-        elif high in best.values() and high < FURTHEST:
-            extend(range(high + 1, high + 1 + STRIDE))
-        else:
-            return {metric: 10.0 ** (exponent / PER_DECADE) for metric, exponent in best.items()}
+    return {metric: GRID.rate(exponent) for metric, exponent in GRID.search(costs).items()}
 
 
 def program(problem: Problem) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from l2lcli.base import Batch, Data, Inner, Joint, Key, LearnedOptimizer, Phi, Problem, Scalar, Task, Theta
 from l2lcli.evaluation import statistics
 from l2lcli.evaluation.compare import Comparison, Curves
+from l2lcli.evaluation.grid import Grid
 from l2lcli.evaluation.summary import HIGHER, BestBaseline, Entry, FewShot, Part, Rate
 from l2lcli.evaluation.timing import seconds_per_step
 from l2lcli.inner.query import query_batch
@@ -24,9 +25,7 @@ from l2lcli.inner.unroll import fresh, namespace, unroll
 from l2lcli.optimizers.hand import hand
 from l2lcli.signals import UNWATCHED, Progress
 
-PER_DECADE = 2  # learning rates tried
-FIRST = (-6, 2)  # the first grid, 1e-3 … 10, as exponents of 10^(1/PER_DECADE)
-FURTHEST = 12  # a grid whose edge is best is extended, no further than 1e±6
+GRID = Grid(per_decade=2, first=range(-6, 3), stride=1, furthest=12)  # 1e-3 … 10 at first
 SIDE_BY_SIDE = 8  # episodes
 DISPATCH = 40  # episodes
 JOINT_RATE = 1e-3  # of Adam, for the network trained on all tasks together
@@ -140,7 +139,12 @@ def metric_of(problem: Problem) -> str:
 
 def best(metric: str, means: np.ndarray) -> int:
     """Where means of a metric are best, the first of equals; one that is not finite is worst."""
-    return int(np.argmin(np.where(np.isfinite(means), -means if metric in HIGHER else means, np.inf)))
+    return int(np.argmin(cost(metric, means)))
+
+
+def cost(metric: str, means: np.ndarray) -> np.ndarray:
+    """Means of a metric as what is to be small; infinite where one is not finite."""
+    return np.where(np.isfinite(means), -means if metric in HIGHER else means, np.inf)
 
 
 def tune(metric: str, measure: Callable[[float], np.ndarray]) -> tuple[float, int]:
@@ -151,15 +155,14 @@ def tune(metric: str, measure: Callable[[float], np.ndarray]) -> tuple[float, in
       measure: learning rate -> the metric's means over validation episodes by number of updates.
     """
     means: dict[int, np.ndarray] = {}
-    wanted = set(range(FIRST[0], FIRST[1] + 1))
-    while True:
-        means |= {exponent: measure(10.0 ** (exponent / PER_DECADE)) for exponent in sorted(wanted)}
-        exponents = sorted(means)
-        tops = np.array([means[e][best(metric, means[e])] for e in exponents])
-        chosen = exponents[best(metric, tops)]
-        wanted = {e for e in (chosen - 1, chosen + 1) if e not in means and abs(e) <= FURTHEST}
-        if not wanted:
-            return 10.0 ** (chosen / PER_DECADE), best(metric, means[chosen])
+
+    def costs(exponents: list[int]) -> dict[int, dict[str, float]]:
+        for exponent in exponents:
+            means[exponent] = measure(GRID.rate(exponent))
+        return {exponent: {metric: cost(metric, means[exponent]).min().item()} for exponent in exponents}
+
+    chosen = GRID.search(costs)[metric]
+    return GRID.rate(chosen), best(metric, means[chosen])
 
 
 def compare(

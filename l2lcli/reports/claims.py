@@ -70,7 +70,7 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
-class Found(NamedTuple):
+class LossRatio(NamedTuple):
     """A ratio: of which losses, its 95 % interval, and whose the second loss is. None where a seed diverged, or that is 0."""
 
     ratio: float | None
@@ -112,13 +112,13 @@ def _row(root: Path, claim: Claim) -> list[str]:
     return [*first, shown, verdict if others else f"{verdict} (one run)"]
 
 
-def _other_seeds(root: Path, claim: Claim) -> Iterator[Found]:
+def _other_seeds(root: Path, claim: Claim) -> Iterator[LossRatio]:
     for folder in sorted((root / claim.run).glob("seed-*")):
         if found := _found(folder, root / claim.against / folder.name if claim.against else None, claim):
             yield found
 
 
-def _found(folder: Path, against: Path | None, claim: Claim) -> Found | None:
+def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None:
     """None where there is no result, here or in `against`."""
     if (summary := tables.read_summary(folder)) is None:
         return None
@@ -127,7 +127,7 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> Found | None:
         return None
     best, metric = str(part.best(claim.metric)), claim.metric
     if claim.against is None and claim.optimizer is None:
-        return Found(*part.ratio(metric), part.mean(part.learned, metric), part.mean(best, metric), best)
+        return LossRatio(*part.ratio(metric), part.mean(part.learned, metric), part.mean(best, metric), best)
     if metric != "sum":
         raise RunError(f"{claim.claim}: the final loss is compared with the best baseline's alone")
     own = curves.of(folder, claim.variant or part.problem)
@@ -142,4 +142,4 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> Found | None:
         raise RunError(f"{claim.claim}: {folder.name} and {rival} have no curves on the same seeds and steps")
     totals = statistics.total(ours), statistics.total(theirs)
     ratio, interval = statistics.ratio_interval(*totals)
-    return Found(ratio, interval, float(totals[0].mean()), float(totals[1].mean()), rival)
+    return LossRatio(ratio, interval, float(totals[0].mean()), float(totals[1].mean()), rival)

@@ -13,7 +13,7 @@ import numpy as np
 
 from l2lcli import config as configs
 from l2lcli.config import ConfigError
-from l2lcli.config.yaml_read import parse, plain
+from l2lcli.config.yaml_read import parse, unplaced
 from l2lcli.evaluation.summary import Entry, Metric, Part, Summary
 from l2lcli.reports import curves, few_shot, tables
 from l2lcli.reports.figures.drawing import save
@@ -108,7 +108,7 @@ def spread_rows(runs: Evaluated) -> list[list[str]]:
 def _meaning(path: Path) -> tuple[str, int]:
     """What a run's config comes to but for its seed, as text, and that seed. Raises ConfigError."""
     listed, _ = parse((read_text(path) or "").encode(), str(path))
-    written = plain(listed) if listed else None
+    written = unplaced(listed) if listed else None
     if isinstance(written, dict) and written.get("imports"):  # nothing is imported for a report
         train = written.get("train") or {}
         own = {"seed": 0, "data": None, "train": {**train, "init_from": bool(train.get("init_from"))}}

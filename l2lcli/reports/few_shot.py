@@ -11,7 +11,7 @@ import numpy as np
 
 from l2lcli.evaluation.summary import HIGHER, FewShot, Part, Summary
 from l2lcli.reports import tables
-from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, Figure, log_ticks, plain
+from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, Figure, literal, log_ticks
 from l2lcli.reports.figures.lines import spread
 
 WORDS = {"accuracy": "accuracy on the query", "mse": "mean squared error on the query"}
@@ -160,7 +160,7 @@ def _draw(found: Families, label: str, metric: str, learned: str | None) -> Any:
     wanted = [to_axes.transform((last, y))[1] for _, _, y in ends]
     for (name, colour, _), place in zip(ends, spread(wanted, 0.052), strict=True):
         font: Any = {"color": colour, "va": "center", "fontweight": "bold" if name == learned else "normal", "fontsize": 8}
-        ax.text(1.02, place, plain(name), transform=ax.transAxes, **font)
-    ax.set(title=plain(label), xlabel="inner updates", ylabel=WORDS.get(metric, plain(metric)))
+        ax.text(1.02, place, literal(name), transform=ax.transAxes, **font)
+    ax.set(title=literal(label), xlabel="inner updates", ylabel=WORDS.get(metric, literal(metric)))
     ax.title.set_color(INK)
     return canvas

@@ -19,7 +19,7 @@ from l2lcli.reports import curves, page, tables
 from l2lcli.reports.figures import gates, updates
 from l2lcli.runs import trained
 from l2lcli.runs.artefact import read_artefact, write_artefact
-from l2lcli.runs.files import RunError, faults, plain, read_json, read_text, replacing, strict_json
+from l2lcli.runs.files import RunError, as_json, faults, read_json, read_text, replacing, strict_json
 
 LARGEST = 1_000_000  # bytes of one reference result
 POINTS = 101  # steps kept of the experiment's own curves
@@ -112,5 +112,5 @@ def _fill(new: Path, folder: Path, config: Config, summary: Summary) -> None:
 
 
 def _row(row: dict[str, Any]) -> bytes:
-    rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in plain(row).items()}
+    rounded = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in as_json(row).items()}
     return f"{json.dumps(rounded, ensure_ascii=False)}\n".encode()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from l2lcli.runs.files import RunError, faults, one_line, plain, replacing
+from l2lcli.runs.files import RunError, as_json, faults, one_line, replacing
 
 FORMAT = 1  # raised whenever an older reader would misread the file
 
@@ -28,7 +28,7 @@ def write_artefact(path: Path, phi: Mapping[str, np.ndarray], meta: Mapping[str,
     if "__meta__" in phi or "format" in meta:
         raise ValueError("phi's key '__meta__' and meta's key 'format' are the file's own")
     # Sorted at the top alone: the order in which a config has its groups says which one comes first.
-    text = json.dumps(plain({"format": FORMAT, **dict(sorted(meta.items()))}), allow_nan=False)
+    text = json.dumps(as_json({"format": FORMAT, **dict(sorted(meta.items()))}), allow_nan=False)
     arrays = {key: np.asarray(leaf, order="C") for key, leaf in phi.items()}
     for key, leaf in arrays.items():
         check_dtype(key, leaf)

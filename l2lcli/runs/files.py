@@ -20,22 +20,22 @@ class RunError(Exception):
     """A fault of a run directory or an artefact that the user can act on, in one line."""
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """`value` as strict JSON can hold it: NaN and infinities are None, NumPy scalars and arrays numbers and lists."""
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: plain(entry) for key, entry in value.items()}
+        return {key: as_json(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
+        return [as_json(entry) for entry in value]
     return value
 
 
 def strict_json(value: Any) -> bytes:
     """`value` as a JSON file's bytes: UTF-8, indented, NaN and infinities null."""
-    return (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(as_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 @contextmanager

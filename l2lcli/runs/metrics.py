@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from l2lcli.runs.files import RunError, faults, plain
+from l2lcli.runs.files import RunError, as_json, faults
 
 
 def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Adds rows, whole lines, handed to the system when it returns. NaN and infinities become null. Raises RunError."""
-    lines = "".join(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    lines = "".join(json.dumps(as_json(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     with faults(path), open(path, "ab+") as file:
         _drop_torn_line(file)
         file.write(lines.encode())

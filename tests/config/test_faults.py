@@ -218,3 +218,14 @@ def test_override_says_what_is_wrong_without_a_place(changes, lines):
     with pytest.raises(config.ConfigError) as info:
         config.override(config.config_class()(), changes)
     assert_lines(info.value.faults, lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["eval: {baselines: [%s]}", "extends: %s", "imports: [%s]", "problem: {kind: classification, dataset: %s}", "seed: %s"],
+)
+def test_a_value_of_a_hundred_thousand_characters_is_not_repeated(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text % ("x" * 100_000))
+    with pytest.raises(config.ConfigError) as error:
+        config.load(tmp_path / "a.yaml")
+    assert len(error.value.faults) == 1 and len(str(error.value)) < 600

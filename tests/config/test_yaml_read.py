@@ -7,7 +7,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from l2lcli.config.yaml_read import MAX_DEPTH, MAX_DIGITS, MAX_KEY, Place, node, parse, plain, scalar
+from l2lcli.config.yaml_read import MAX_DEPTH, MAX_DIGITS, MAX_KEY, Place, node, parse, scalar, unplaced
 from l2lcli.config.yaml_write import emit
 
 laws = settings(deadline=None, derandomize=True, max_examples=60)
@@ -63,7 +63,7 @@ def faults(text):
 def test_what_is_emitted_reads_back_the_same(mapping):
     tree, found = parse(emit(mapping), "a.yaml")
     assert found == []
-    assert typed(plain(tree)) == typed(mapping)
+    assert typed(unplaced(tree)) == typed(mapping)
 
 
 @laws
@@ -76,7 +76,7 @@ def test_what_is_emitted_reads_the_same_elsewhere(mapping):
 @laws
 @given(values)
 def test_a_value_made_a_node_is_the_same_value(value):
-    assert typed(plain(node(value, Place("here")))) == typed(value)
+    assert typed(unplaced(node(value, Place("here")))) == typed(value)
 
 
 @laws
@@ -144,7 +144,7 @@ def test_ambiguous_scalars_are_refused_with_a_hint_but_quoted_they_are_text(text
         scalar(text)
     assert len(str(info.value)) < 150
     assert faults(f"a: 1\nb: {text}") == [(2, 4, str(info.value))]
-    assert plain(parse(f"a: '{text}'", "a.yaml")[0]) == {"a": text}
+    assert unplaced(parse(f"a: '{text}'", "a.yaml")[0]) == {"a": text}
 
 
 FAULTS = {  # text -> (line, column, words of the message) of each fault
@@ -181,7 +181,7 @@ def test_every_fault_has_its_place(text):
 def test_of_two_kinds_neither_is_believed():
     tree, found = parse("problem: {kind: a, kind: b, x: 1}\nseed: 1", "a.yaml")
     assert [fault.place[1:] for fault in found] == [(1, 20)]
-    assert plain(tree) == {"seed": 1}
+    assert unplaced(tree) == {"seed": 1}
 
 
 def test_nesting_ends_at_the_limit():

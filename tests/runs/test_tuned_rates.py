@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from l2lcli import comparison, experiment
+from l2lcli import experiment
+from l2lcli.commands import compare as comparison
 from l2lcli.config import load, override
 from l2lcli.runs import tuned_rates
 from l2lcli.signals import UNWATCHED

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from l2lcli.evaluation.summary import Entry, Summary
-from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, Figure, log_ticks, plain
+from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, Figure, literal, log_ticks
 
 NAME = re.compile(r"([1-9]\d*)x([1-9]\d*)")  # a variant's name: layers x units
 
@@ -38,7 +38,7 @@ def architecture_figure(label: str, summary: Summary) -> Figure | None:
                 means = np.asarray([np.nan if entry.final is None else entry.final for entry in entries])
                 spans = [entry.final_ci or (np.nan, np.nan) for entry in entries]
                 width = 2.4 if name == learned else 1.3
-                ax.plot(widths, means, "o-", color=colours[name], linewidth=width, markersize=1.5 * width, label=plain(name))
+                ax.plot(widths, means, "o-", color=colours[name], linewidth=width, markersize=1.5 * width, label=literal(name))
                 ax.vlines(widths, *np.asarray(spans).T, color=colours[name], linewidth=0.8)
                 ends += [*means[np.isfinite(means)]]
             ax.set(xlabel="units per layer", title=f"{depth} hidden layer{'s' * (depth > 1)}", xticks=widths)

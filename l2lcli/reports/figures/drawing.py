@@ -39,7 +39,7 @@ class Figure(NamedTuple):
     arranged: bool = False
 
 
-def plain(text: str) -> str:
+def literal(text: str) -> str:
     """Text for matplotlib: a dollar sign begins no formula, a control character breaks no SVG."""
     return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
 

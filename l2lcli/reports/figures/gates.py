@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from l2lcli.reports.figures.drawing import INK, OTHERS, Figure, plain
+from l2lcli.reports.figures.drawing import INK, OTHERS, Figure, literal
 from l2lcli.runs.files import RunError, faults
 
 FILE = "gates.csv"
@@ -70,9 +70,9 @@ def _draw(found: Gates, layers: list[str], names: list[str]) -> Any:
                 ax.plot(curve[:, 0], curve[:, 1], color=colour, linewidth=1.2)
                 if episode == 0:
                     ax.fill_between(curve[:, 0], curve[:, 2], curve[:, 3], color=colour, alpha=0.15, linewidth=0)
-        row[0].set_ylabel(SYMBOL.get(gate, plain(gate)))
+        row[0].set_ylabel(SYMBOL.get(gate, literal(gate)))
     for ax, layer in zip(axes[0], layers, strict=True):
-        ax.set_title(plain(layer), color=INK)
+        ax.set_title(literal(layer), color=INK)
     for ax in axes[-1]:
         ax.set_xlabel("updates")
     return figure

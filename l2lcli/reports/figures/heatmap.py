@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from l2lcli.evaluation.summary import Metric, Part
-from l2lcli.reports.figures.drawing import Figure, plain
+from l2lcli.reports.figures.drawing import Figure, literal
 from l2lcli.reports.tables import number
 
 # The page's colours do not follow a dark theme here: the numbers stand on the cells, which are the same in both.
@@ -54,7 +54,7 @@ def _draw(title: str, rows: list[str], columns: list[str], cells: dict[tuple[str
     from matplotlib.figure import Figure as Canvas
     from matplotlib.patches import Rectangle
 
-    headings = [plain(column).replace("/", "/\n") for column in columns]  # runs are named by their paths
+    headings = [literal(column).replace("/", "/\n") for column in columns]  # runs are named by their paths
     wide, high = 1.75, 0.46  # inches
     above = 0.6 + 0.15 * max(text.count("\n") + 1 for text in headings)
     beside = 0.35 + 0.075 * max(map(len, rows))
@@ -70,15 +70,15 @@ def _draw(title: str, rows: list[str], columns: list[str], cells: dict[tuple[str
             ink = LIGHT if _luminance(colour) < 0.25 else DARK
             font: Any = {"color": ink, "ha": "center", "va": "center"}
             ax.text(x + 0.5, y + (0.36 if note else 0.5), text, fontsize=8.5, fontweight="bold", **font)
-            ax.text(x + 0.5, y + 0.72, plain(note), fontsize=6.5, **font)
+            ax.text(x + 0.5, y + 0.72, literal(note), fontsize=6.5, **font)
     ax.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     ax.set_xticks([i + 0.5 for i in range(len(columns))], headings)
-    ax.set_yticks([i + 0.5 for i in range(len(rows))], [plain(row) for row in rows])
+    ax.set_yticks([i + 0.5 for i in range(len(rows))], [literal(row) for row in rows])
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.grid(visible=False)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    figure.text(0.02, 1 - 0.2 / size[1], plain(title), fontsize=10, fontweight="bold", va="center")
+    figure.text(0.02, 1 - 0.2 / size[1], literal(title), fontsize=10, fontweight="bold", va="center")
     return figure
 
 

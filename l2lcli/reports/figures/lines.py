@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from l2lcli.reports.figures.drawing import INK, PAPER, log_ticks, plain
+from l2lcli.reports.figures.drawing import INK, PAPER, literal, log_ticks
 
 
 class Line(NamedTuple):
@@ -76,7 +76,7 @@ def draw_lines(
         ax.axvline(mark[0], color=INK, linewidth=0.9, linestyle=":", zorder=2.5)
         after = ax.transAxes.inverted().transform(ax.transData.transform((mark[0], 1.0)))[0] < 0.6
         beside = {"xytext": (4 if after else -4, 4), "textcoords": "offset points", "ha": "left" if after else "right"}
-        ax.annotate(plain(mark[1]), (mark[0], 0), xycoords=ax.get_xaxis_transform(), fontsize=8, zorder=9, **beside)
+        ax.annotate(literal(mark[1]), (mark[0], 0), xycoords=ax.get_xaxis_transform(), fontsize=8, zorder=9, **beside)
     few, ends = sum(not line.dashed for line in lines) <= 5, []  # many bands of one strength are a grey mass
     for line, (lower, median, upper) in zip(lines, bands, strict=True):
         if len(line.losses) > 1 and not line.dashed:
@@ -95,7 +95,7 @@ def draw_lines(
         font = {"color": line.colour, "va": "center", "fontweight": "bold" if line.width > 2 else "normal"}
         beside = (to_axes.transform(end)[0] + 0.03, place)
         ax.annotate(
-            plain(line.label or ""), end, beside, "data", "axes fraction", leader, annotation_clip=False, bbox=box, **font
+            literal(line.label or ""), end, beside, "data", "axes fraction", leader, annotation_clip=False, bbox=box, **font
         )
     keys: list[Any] = [Line2D([], [], color=INK, linewidth=1.4, label="median over seeds")]
     if any(line.dashed for line in lines):
@@ -105,5 +105,5 @@ def draw_lines(
         keys.append(Patch(facecolor=INK, alpha=0.16, label="interquartile band"))
     if len(keys) > 1:
         ax.legend(handles=keys, loc="best", frameon=False)
-    ax.set(title=plain(title), xlabel=xlabel, ylabel=plain(ylabel))
+    ax.set(title=literal(title), xlabel=xlabel, ylabel=literal(ylabel))
     return figure

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, Figure, log_ticks, plain
+from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, Figure, literal, log_ticks
 from l2lcli.runs.artefact import read_artefact
 from l2lcli.runs.files import RunError
 
@@ -91,10 +91,10 @@ def _updates(found: Recorded, label: str) -> Figure:
         for k, name in enumerate(found.coordinates):
             top, middle, bottom = axes[:, k]
             top.plot(steps, gradient[:, k], color=INK, linewidth=0.9)
-            top.set_title(plain(name), fontsize=8)
+            top.set_title(literal(name), fontsize=8)
             for n in reversed(found.optimizers):
                 update, width = found.arrays[f"update/{n}"][:, k], 1.5 if n == found.optimizers[0] else 1.0
-                middle.plot(steps, update, color=found.colour(n), linewidth=width, label=plain(n))
+                middle.plot(steps, update, color=found.colour(n), linewidth=width, label=literal(n))
                 bottom.scatter(gradient[:, k], update, color=found.colour(n), s=7, alpha=fade, linewidth=0)
             for ax in (middle, bottom):
                 ax.axhline(0, color=INK, linewidth=0.5)
@@ -105,7 +105,7 @@ def _updates(found: Recorded, label: str) -> Figure:
         for ax, text in zip(axes[:, 0], ("gradient", "update", "update"), strict=True):
             ax.set_ylabel(text)
         axes[1, 0].legend(fontsize=7, frameon=False, loc="best")
-        figure.suptitle(plain(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
+        figure.suptitle(literal(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
         return figure
 
     return Figure("updates", title, caption, draw, arranged=True)
@@ -130,7 +130,7 @@ def _step_sizes(found: Recorded, label: str) -> Figure:
                 band = {"color": found.colour(n), "alpha": alpha, "linewidth": 0}
                 top.fill_between(steps, sizes[:, low], sizes[:, high], **band)
             top.plot(steps, sizes[:, 2], color=found.colour(n), linewidth=1.5)
-            top.set_title(plain(n), fontsize=8)
+            top.set_title(literal(n), fontsize=8)
             bottom.plot(steps, found.arrays[f"uphill/{n}"], color=found.colour(n), linewidth=1.2)
             bottom.set(ylim=(-0.03, 1.03))
             bottom.set_xlabel("step", fontsize=8)
@@ -140,7 +140,7 @@ def _step_sizes(found: Recorded, label: str) -> Figure:
             log_ticks(axes[0, 0].yaxis, low, high)
         axes[0, 0].set_ylabel("|update / gradient|", fontsize=8)
         axes[1, 0].set_ylabel("share uphill", fontsize=8)
-        figure.suptitle(plain(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
+        figure.suptitle(literal(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
         return figure
 
     return Figure("step_sizes", title, caption, draw, arranged=True)
@@ -162,11 +162,11 @@ def _states(found: Recorded, label: str) -> Figure:
                 for unit in range(array.shape[1]):
                     colour = colormaps["viridis"](0.05 + 0.85 * unit / max(array.shape[1] - 1, 1))
                     ax.plot(array[:, unit, k], color=colour, linewidth=0.7)
-            row[0].set_ylabel(plain(leaf))
+            row[0].set_ylabel(literal(leaf))
         for k, name in enumerate(found.coordinates):
-            axes[0, k].set_title(plain(name), fontsize=8)
+            axes[0, k].set_title(literal(name), fontsize=8)
             axes[-1, k].set_xlabel("step", fontsize=8)
-        figure.suptitle(plain(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
+        figure.suptitle(literal(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
         return figure
 
     return Figure("states", title, caption, draw, arranged=True)
