@@ -7,10 +7,12 @@ import tarfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from l2lcli.data.source import RawFile, Splits, register
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _NAME = "cifar-10-binary.tar.gz"
 _FOLDER = "cifar-10-batches-bin"
@@ -42,6 +44,8 @@ def cifar10(files: Mapping[str, Path]) -> Splits:
 
     Raises ValueError if the archive is cut off, lacks a file, or one of them is not whole records with labels 0 … 9.
     """
+    import numpy as np
+
     path = files[_NAME]
     splits: Splits = {}
     try:
@@ -59,6 +63,8 @@ def cifar10(files: Mapping[str, Path]) -> Splits:
 
 def _records(archive: tarfile.TarFile, name: str) -> np.ndarray:
     """The records of one file, [n, 3073] uint8; a subset's may be empty."""
+    import numpy as np
+
     try:
         member = archive.getmember(name)
     except KeyError:

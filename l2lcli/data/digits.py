@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from l2lcli.data.source import Splits, register
 
 TEST = 360  # a fifth of the 1,797
@@ -18,6 +16,8 @@ def digits(files: Mapping[str, Path]) -> Splits:
 
     The split is that of scikit-learn's `train_test_split(…, test_size=0.2, random_state=0)`.
     """
+    import numpy as np
+
     del files  # they lie in the package
     from sklearn.datasets import load_digits  # 1 to 2 s, and needed only once: later loads read the cache
 

@@ -7,10 +7,12 @@ import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from l2lcli.data.source import RawFile, Splits, register
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _MNIST = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 _FASHION = (
@@ -36,6 +38,8 @@ def parse(path: Path, axes: int) -> np.ndarray:
 
     Raises ValueError if it is not such a file, or is cut off.
     """
+    import numpy as np
+
     try:
         with gzip.open(path) as file:
             content = file.read()

@@ -14,12 +14,13 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from l2lcli.data import loader, raw
 from l2lcli.data.source import DataError, Source, Splits
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # split -> how its folder or table is called
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -131,6 +132,8 @@ def _state(found: Listing) -> str:
 
 
 def _read(found: Listing, size: int) -> Splits:
+    import numpy as np
+
     splits: Splits = {}
     number = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
@@ -147,6 +150,7 @@ def _read(found: Listing, size: int) -> Splits:
 
 
 def _image(path: Path, size: int) -> np.ndarray:
+    import numpy as np
     from PIL import Image
 
     try:

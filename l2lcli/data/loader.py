@@ -13,8 +13,6 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from l2lcli.data import cache, raw
 from l2lcli.data.source import DataError, Source, Splits, named, sources
 from l2lcli.registry import import_entries
@@ -92,6 +90,8 @@ def prepared(source: Source, raw_dir: str | os.PathLike[str] | None = None) -> D
 
 def fingerprint(splits: Splits) -> str:
     """First 16 hex digits of the sha256 over every array with its split, key, type and shape."""
+    import numpy as np
+
     digest = hashlib.sha256()
     for split, arrays in sorted(splits.items()):
         for key, array in sorted(arrays.items()):

@@ -7,10 +7,12 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeAlias
 
 from l2lcli.data.source import RawFile, Splits, register
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SIZE = 28  # the drawings have 105 x 105 pixels; the literature on few-shot learning takes 28 x 28
 _AT = "https://github.com/brendenlake/omniglot/raw/master/python/"
@@ -18,7 +20,7 @@ _AT = "https://github.com/brendenlake/omniglot/raw/master/python/"
 SMALL = {"validation": ("Early_Aramaic",), "test": ("Sanskrit", "Tagalog")}
 VALIDATION = 5  # alphabets of the background set, the last ones by name, that the full set's training does not see
 
-Drawings = dict[tuple[str, str], dict[str, np.ndarray]]  # (alphabet, character) -> file -> uint8 [28, 28]
+Drawings: TypeAlias = "dict[tuple[str, str], dict[str, np.ndarray]]"  # (alphabet, character) -> file -> uint8 [28, 28]
 
 
 def _file(name: str, size: int, sha256: str) -> RawFile:
@@ -69,6 +71,8 @@ def omniglot_small(files: Mapping[str, Path]) -> Splits:
 
 def _splits(drawings: Drawings, of: Mapping[str, str]) -> Splits:
     """Arrays of each split; an alphabet that `of` does not name is for training."""
+    import numpy as np
+
     alphabets = sorted({alphabet for alphabet, _ in drawings})
     found: dict[str, list[tuple[np.ndarray, int, int]]] = {"train": [], "validation": [], "test": []}
     for label, ((alphabet, _), images) in enumerate(sorted(drawings.items())):
@@ -101,6 +105,7 @@ def _read(path: Path) -> Drawings:
 
 
 def _image(content: bytes, name: str) -> np.ndarray:
+    import numpy as np
     from PIL import Image
 
     try:

@@ -82,9 +82,9 @@ def test_figures_names_what_it_wrote(tmp_path):
     assert page.figures(tmp_path) == [tmp_path / "figures" / f"{stem}.png" for stem in stems]
     (tmp_path / "figures/loss_seconds.png").unlink()
     (tmp_path / "figures/loss_steps.png").write_bytes(b"")
-    kept = [tmp_path / "figures" / f"{stem}.png" for stem in ("generalisation", "loss_steps", "meta_training")]
+    kept = [tmp_path / "figures" / f"{stem}.png" for stem in sorted(stems)]  # the missing one, too
     assert page.redraw(tmp_path) == kept == sorted((tmp_path / "figures").iterdir())
-    assert kept[1].stat().st_size > 5000
+    assert all(path.stat().st_size > 2000 for path in kept)
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(RunError, match="no data to draw meta_training from"):
         page.redraw(tmp_path)
