@@ -18,7 +18,7 @@ SEEDED ?= quadratic digits digits-preprocess-off digits-preprocess-k5 digits-sca
   digits-meta-sgd digits-window-100 digits-averages digits-second-order mnist-averages mnist-pooled mnist
 KEEP = $(L2L) report runs/latest --save-reference
 
-.PHONY: help setup train eval test lint figures paper claims bench docs release wheel clean
+.PHONY: help setup train eval test lint figures paper claims bench docs release wheel oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -86,6 +86,12 @@ release: .venv/installed  ## Build dist/ (source and wheel) and check it; nothin
 	.venv/bin/python tests/check_dist.py dist
 	$(MAKE) wheel
 
+oldest: .venv/installed  ## Run the tests with the oldest versions that pyproject.toml allows
+	.venv/bin/pip install --quiet --disable-pip-version-check uv
+	.venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-oldest
+	.venv/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct -e '.[dev]'
+	.venv-oldest/bin/python -m pytest
+
 clean:  ## Remove the virtual environment and what tools left; runs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist *.egg-info docs/_build docs/jupyter_execute
+	rm -rf .venv .venv-oldest .pytest_cache .ruff_cache .hypothesis build dist *.egg-info docs/_build docs/jupyter_execute
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -88,18 +88,17 @@ def train(
             return print(_plan(asked))
         if asked.train.estimator.kind == "autodiff" and asked.train.tasks % (devices or 1):
             raise typer.BadParameter(f"{devices} devices do not divide the {asked.train.tasks} tasks (train.tasks)")
-        if begun is None:
-            begun = begin(asked, run_dir, devices, sys.argv)
-        else:
-            begun.run.lock()
-            if begun.run.read_status()["state"] == "done":
-                _warn(f"{begun.run.path} is done already")
-                return _show(begun.run.path)
-        _warn(f"run directory: {begun.run.path}")
-        from l2lcli.commands import train as training
+        begun = begun or begin(asked, run_dir, devices, sys.argv)
+        with begun.run as run:
+            run.lock()
+            if run.read_status()["state"] == "done":
+                _warn(f"{run.path} is done already")
+                return _show(run.path)
+            _warn(f"run directory: {run.path}")
+            from l2lcli.commands import train as training
 
-        training.train(begun.run, begun.config, devices, sys.argv, flag)
-        _show(begun.run.path)
+            training.train(run, begun.config, devices, sys.argv, flag)
+            _show(run.path)
 
 
 @app.command("eval")
