@@ -6,7 +6,7 @@ RUN ?=
 BASELINES ?= adam,rmsprop,sgd
 L2L := .venv/bin/l2l
 
-# What `make paper` runs: every experiment of README's tables, and those whose spread over meta-training seeds it shows.
+# What `make paper` runs: every experiment of the tables in docs/, and those whose spread over meta-training seeds it shows.
 PAPER ?= quadratic quadratic-deepmind simple simple-multi polynomial polynomial-5 digits digits-window-100 digits-episodes \
   digits-preprocess-off digits-preprocess-k5 digits-scale-1 digits-scale-001 digits-one-layer digits-meta-sgd digits-relu \
   mnist-window20 mnist-window100 mnist-window20-longer mnist-averages mnist-pooled mnist mnist-relu mnist-deepmind \

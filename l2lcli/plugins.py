@@ -56,11 +56,12 @@ def take(name: str) -> Imported:
     return take_file(Path(name)) if is_file(name) else take_module(name)
 
 
-def take_file(path: Path) -> Imported:
+def take_file(path: str | os.PathLike[str]) -> Imported:
     """Run a Python file as a module of its own, unless one of the same content was run before. Raises PluginError.
 
     The file's folder is not put on the path: a run keeps a copy of the file alone, and goes on with that.
     """
+    path = Path(path)
     try:
         source = path.read_bytes()
     except OSError as error:

@@ -56,7 +56,9 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes the bar."""
+        """Closes the bar; in a notebook the line goes."""
+        if self._notebook is not None:
+            self._show("")
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

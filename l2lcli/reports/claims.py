@@ -65,7 +65,7 @@ def table(path: Path) -> list[list[str]]:
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """A table for README.md."""
+    """A table in Markdown."""
     head, *body = (f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 

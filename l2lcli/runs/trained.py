@@ -54,9 +54,9 @@ class Trained(NamedTuple):
         try:
             config, unknown, missing = from_record(self.record)
         except ConfigError as error:
-            raise RunError(
-                f"{self.artefact}: was trained under a config that this l2l does not know: {error.faults[0]}"
-            ) from None
+            said = error.faults[0]
+            how = "" if "unknown kind" not in said else f"; {_how(self.run)}"
+            raise RunError(f"{self.artefact}: was trained under a config that this l2l does not know: {said}{how}") from None
         parts = {"unknown keys, left out": unknown, "missing keys, at their defaults": missing}
         if said := "; ".join(f"{what}: {_few(keys)}" for what, keys in parts.items() if keys):
             warn(f"warning: {self.artefact}: its config is of another version of l2l ({said})")
@@ -80,7 +80,7 @@ def read(name: str | Path | None = None) -> Trained:
     specs = registry.optimizer.specs()
     for kind in _kinds(section):
         if kind not in specs:
-            raise RunError(f"{artefact}: no optimizer of kind {kind!r} is registered{_how(run, kind, list(specs))}")
+            raise RunError(f"{artefact}: no optimizer of kind {kind!r} is registered{suggest(kind, list(specs))}; {_how(run)}")
     try:  # as JSON: strict, yet a list is a tuple
         spec = TypeAdapter(registry.union(specs.values())).validate_json(json.dumps(section))
     except ValidationError as error:
@@ -97,12 +97,11 @@ def _kinds(section: dict[str, Any]) -> list[Any]:
     return [section.get("kind"), *(each.get("kind") for each in inner if isinstance(each, dict))]
 
 
-def _how(run: Run | None, kind: Any, known: list[str]) -> str:
+def _how(run: Run | None) -> str:
     """How one's own is imported; of a run's, the copy that it keeps."""
     copies = sorted((run.path / "imports").glob("*.py")) if run else []
-    named = str(copies[0]) if copies else "FILE"
-    how = f"import what registers it (l2l: --import {named}, Python: l2lcli.import_file)"
-    return f"{suggest(kind, known)}; {how}" if not copies else f"; {how}"
+    named = " ".join(f"--import {copy}" for copy in copies) or "--import FILE"
+    return f"import what registers it (l2l eval: {named}; Python: l2lcli.import_file)"
 
 
 def _few(keys: list[str]) -> str:
