@@ -125,8 +125,6 @@ def test_every_claim_has_its_result_and_readme_says_no_other_number():
     wins = readme[readme.index("## What holds") : readme.index("On the MNIST network")]
     for ratio in re.findall(r"(?<![\d.])\d?\.\d+", wins):
         assert near(ratio, said), ratio
-            ratio
-        )
 
 
 def near(ratio, said):
