@@ -5,8 +5,11 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")  # as a command takes them on a machine with two cores
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # the tests compile more than they compute
 
+import jax
 import pytest
 
 from tests.support import empty_cache, little_mnist
@@ -19,6 +22,7 @@ def cache(tmp_path_factory):
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"  # the workers share it
     before = os.environ.get("L2L_CACHE")
     os.environ["L2L_CACHE"] = str(folder)
+    jax.config.update("jax_compilation_cache_dir", str(base / "compiled"))  # what one test compiles, the next one reads
     yield folder
     if before is None:
         del os.environ["L2L_CACHE"]
