@@ -39,11 +39,14 @@ def _exit_code(error: Exception) -> int:
     """Say what went wrong; the exit code for it."""
     from l2lcli.config import ConfigError
     from l2lcli.data.source import DataError
+    from l2lcli.plugins import PluginError
     from l2lcli.runs.files import RunError, one_line
     from l2lcli.signals import Ending
 
     if isinstance(error, ConfigError):
         return _fail(2, *error.faults)
+    if isinstance(error, PluginError):
+        return _fail(2, str(error))
     if isinstance(error, Ending):
         return _fail(error.exit_code, f"l2l: {error}")
     if isinstance(error, RunError | DataError):

@@ -13,7 +13,8 @@ from l2lcli import registry, tree
 from l2lcli.base import Key, LearnedOptimizer, Problem
 from l2lcli.config import Config, ConfigError, variant
 from l2lcli.config.specs import FEW_SHOT
-from l2lcli.inner.check import check_problem
+from l2lcli.data.source import DataError
+from l2lcli.inner.check import check_problem, malformed
 from l2lcli.inner.unroll import namespace
 from l2lcli.runs import trained
 from l2lcli.runs.files import RunError
@@ -82,7 +83,7 @@ def build(config: Config) -> Experiment:
 
     Raises DataError if its data set cannot be loaded, ConfigError if its optimizer is not one for its problem's parameters.
     """
-    problem = registry.problem.build(config.problem, config.data.raw_dir)
+    problem = _problem(config)
     try:
         built = Experiment(config, problem, registry.optimizer.build(config.optimizer), jax.random.key(config.seed))
         phi = jax.eval_shape(built.phi)
@@ -96,6 +97,24 @@ def build(config: Config) -> Experiment:
     if not config.few_shot and (alien := [name for name in config.eval.baselines if name in FEW_SHOT]):
         raise ConfigError([f"eval.baselines: {alien[0]} is for few-shot problems, which {config.problem.kind} is not"])
     return built
+
+
+def _problem(config: Config) -> Problem:
+    """The config's problem. What is wrong with a builder that is not the package's own is a ConfigError that names its file."""
+    kind = config.problem.kind
+    builder = registry.problem.builder(kind)
+    if builder.__module__.startswith("l2lcli."):
+        return registry.problem.build(config.problem, config.data.raw_dir)
+    try:
+        problem = registry.problem.build(config.problem, config.data.raw_dir)
+    except DataError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError([f"problem {kind!r}, {registry.where(builder)}: {said}"]) from error
+    if (said := malformed(problem)) is not None:
+        raise ConfigError([f"problem {kind!r}, {registry.where(builder)}: {said}"])
+    return problem
 
 
 def load(name: str | Path | None = None) -> optax.GradientTransformationExtraArgs:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import sys
@@ -67,21 +68,25 @@ def take_file(path: str | os.PathLike[str]) -> Imported:
     except OSError as error:
         raise PluginError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
     sha256 = hashlib.sha256(source).hexdigest()
-    if sha256 not in _taken:
-        # Named after the place, not the content: a file that was edited and is imported again replaces what it registered.
-        place = hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:8]
-        module = types.ModuleType("_".join(["l2l", re.sub(r"\W", "_", path.stem), place]))
+    # A module is called after the place of its file, not after its content: a file that was edited and is imported again takes
+    # the place of what it was; and a copy of what it was, that of a run, takes its place again.
+    place = hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:8]
+    name = _names.get(sha256) or "_".join(["l2l", re.sub(r"\W", "_", path.stem), place])
+    if _current.get(name) != sha256:
+        module = types.ModuleType(name)
         module.__file__ = str(path)
         before = len(registered)
-        sys.modules[module.__name__] = module
+        sys.modules[name] = module
+        _current.pop(name, None)  # whatever comes of this, what was there is no longer all that is registered
         try:
             exec(compile(source, str(path), "exec"), module.__dict__)
         except (Exception, SystemExit) as error:
-            del sys.modules[module.__name__]
+            del sys.modules[name]
             raise PluginError(f"{_place(path, error)}: {_reason(path, error)}") from error
         if len(registered) == before:
             raise PluginError(f"{path}: registers nothing: no @l2lcli.register.problem(…), .optimizer, .estimator or .dataset")
-        _taken.add(sha256)
+        _current[name] = sha256
+        _names[sha256] = name
     return Imported(str(path), path, sha256)
 
 
@@ -92,8 +97,9 @@ def take_module(name: str) -> Imported:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise PluginError(f"no module named {error.name!r} is installed (a file is named with its .py)") from None
-        frames = traceback.extract_tb(error.__traceback__)
-        path = Path(getattr(error, "filename", None) or frames[-1].filename)
+        path = _origin(name) or Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if isinstance(error, SyntaxError) and error.filename:
+            path = Path(error.filename)
         raise PluginError(f"{_place(path, error)}: {_reason(path, error)}") from error
     file = getattr(module, "__file__", None)
     path = Path(file) if file and Path(file).is_file() else None
@@ -111,7 +117,17 @@ def take_entry_points(group: str) -> None:
             raise PluginError(f"entry point {point.name!r} of {package} ({group}): {error}") from None
 
 
-_taken: set[str] = set()  # sha256 of the files that were run
+_names: dict[str, str] = {}  # sha256 of a file that was run -> its module
+_current: dict[str, str] = {}  # module -> sha256 of the file that it was last made of
+
+
+def _origin(name: str) -> Path | None:
+    """The file of a module that could not be imported."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except Exception:  # what is above it cannot be imported, either
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None
 
 
 def _place(path: Path, error: BaseException) -> str:

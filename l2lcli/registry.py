@@ -16,7 +16,7 @@ import operator
 import pkgutil
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator
 
@@ -76,7 +76,8 @@ class Registry:
             raise RegistrationError(f"{name!r} is no name of a {self.noun}: it must be small letters, digits and underscores")
         if not (isinstance(spec, type) and issubclass(spec, self._base)):
             raise RegistrationError(f"{self.noun} {name!r}: its spec must be a class derived from l2lcli.{self._base.__name__}")
-        if "kind" not in spec.model_fields or spec.model_fields["kind"].default != name:
+        kind = spec.model_fields["kind"]
+        if kind.default != name or kind.annotation != Literal[name]:  # pyright: ignore[reportInvalidTypeForm]
             raise RegistrationError(f'{spec.__name__} needs the field `kind: Literal["{name}"] = "{name}"`')
 
         def decorate(builder: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from l2lcli import config as configs
-from l2lcli import signals
+from l2lcli import plugins, signals
 from l2lcli.commands.begin import Begun, begin, reopen
 from l2lcli.config import Config
 from l2lcli.evaluation.summary import Summary
@@ -132,6 +132,7 @@ def settle(
         if found is None:
             raise RunError("nothing to evaluate: no trained optimizer and no config")
         config = found.config(_warn)
+        config = config.model_copy(update={"imports": _found(found, config)})
     elif found is not None:
         changes["optimizer"] = found.optimizer.model_dump(mode="json")
     config = configs.override(config, changes, overrides)
@@ -144,6 +145,12 @@ def _config(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None, 
     if config is None:
         raise TypeError("a config is needed: a file's name or a mapping")
     return configs.load(config, overrides)
+
+
+def _found(found: Trained, config: Config) -> list[str]:
+    """What a trained optimizer's config imports, from here: a run's files are its own copies, others' are not kept."""
+    kept = [name for name in config.imports if found.run is not None or not plugins.is_file(name)]
+    return [str(found.run.path / name) if found.run and plugins.is_file(name) else name for name in kept]
 
 
 def _result(folder: Path) -> Result:

@@ -178,11 +178,12 @@ def _reopen(name: str, path: Path | None, overrides: list[str]) -> Begun:
     from l2lcli.commands.begin import reopen
     from l2lcli.runs import rundir
 
-    asked = None if path is None else configs.load(path, overrides)
-    root = ROOT if asked is None else ROOT / asked.name
+    named = None if path is None else configs.name_of(path, overrides)
+    root = ROOT if named is None else ROOT / named
     run = rundir.open_run(rundir.newest(root, finished=False) if name == NEWEST else Path(name))
     begun = reopen(run, _warn)
-    if asked is not None:
+    if path is not None:
+        asked = configs.load(path, overrides, execute=False)  # by what the run's own copies register
         alike = asked.model_copy(update={"imports": begun.config.imports})  # the run has its own copies
         if differences := configs.diff(begun.config, alike):
             lines = [f"{key}: {there!r} in the run {run.path}, {here!r} here" for key, there, here in differences]

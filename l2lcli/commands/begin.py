@@ -34,7 +34,25 @@ class Begun(NamedTuple):
 
 def begin(config: Config, run_dir: Path | None, devices: int | None, argv: list[str]) -> Begun:
     """Make a run directory, locked, with all that going on with it needs. Raises RunError."""
-    names, copies, about = [], {}, {}
+    config, copies, about = copied(config)
+    first: dict[str, Any] = {"argv": argv, "devices_used": devices} | ({"imports": about} if about else {})
+    beside = {"env.json": strict_json(first), **copies}
+    if config.train.init_from is not None:
+        source = trained.read(config.train.init_from).artefact
+        with faults(source):
+            beside[trained.START] = source.read_bytes()
+    return Begun(rundir.create(trained.ROOT, config.name, configs.dump(config), path=run_dir, beside=beside), config, devices)
+
+
+def copied(config: Config) -> tuple[Config, dict[str, bytes], dict[str, Any]]:
+    """What a folder keeps of a config's imports.
+
+    Returns:
+      The config, whose imported files are named by their copies; the copies, by those names; what env.json says of each.
+    """
+    names: list[str] = []
+    copies: dict[str, bytes] = {}
+    about: dict[str, Any] = {}
     for name in config.imports:
         taken = plugins.take(name)
         if plugins.is_file(name) and taken.path is not None:
@@ -45,14 +63,7 @@ def begin(config: Config, run_dir: Path | None, devices: int | None, argv: list[
             place = name
         names.append(place)
         about[place] = {"file": None if taken.path is None else os.path.abspath(taken.path), "sha256": taken.sha256}
-    config = config.model_copy(update={"imports": names})
-    first: dict[str, Any] = {"argv": argv, "devices_used": devices} | ({"imports": about} if about else {})
-    beside = {"env.json": strict_json(first), **copies}
-    if config.train.init_from is not None:
-        source = trained.read(config.train.init_from).artefact
-        with faults(source):
-            beside[trained.START] = source.read_bytes()
-    return Begun(rundir.create(trained.ROOT, config.name, configs.dump(config), path=run_dir, beside=beside), config, devices)
+    return config.model_copy(update={"imports": names}), copies, about
 
 
 def _free(stem: str, taken: dict[str, bytes]) -> str:

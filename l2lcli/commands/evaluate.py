@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from l2lcli import plugins
 from l2lcli.commands import backend, results
+from l2lcli.commands.begin import copied
 from l2lcli.commands.compare import evaluate_experiment
 from l2lcli.commands.progress import Display
 from l2lcli.config import Config, dump
@@ -39,14 +42,16 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
         kept = {} if run is None else experiment.kept(run.path)
         evaluation = evaluate_experiment(experiment, phi, display, kept)
         if run is None:
-            own = rundir.create(EVALUATIONS, config.name, dump(config))
+            config, copies, _ = copied(config)
+            own = rundir.create(EVALUATIONS, config.name, dump(config), beside=copies)
             with own:
                 results.record_environment(own, experiment, 1, argv, display.warn)
                 results.write(own, evaluation, config.eval.report)
                 own.status("done")
             return own.path
         folder = _new_folder(run, config.name)
-        run.write_text(f"{folder}config.yaml", dump(config))
+        here = [os.path.relpath(name, run.path / folder) if plugins.is_file(name) else name for name in config.imports]
+        run.write_text(f"{folder}config.yaml", dump(config.model_copy(update={"imports": here})))
         results.record_environment(run, experiment, 1, argv, display.warn, folder)
         results.write(run, evaluation, config.eval.report, folder)
         return run.path / folder

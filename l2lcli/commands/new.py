@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +23,8 @@ def new(
 
     if not registry.NAME.fullmatch(name):
         raise typer.BadParameter(f"{name!r} is no name: small letters, digits and underscores, a letter first")
+    if keyword.iskeyword(name) or importlib.util.find_spec(name) is not None:
+        raise typer.BadParameter(f"{name!r} is a word of Python's own, or a module that the file would hide")
     known = {"problem": registry.problem, "optimizer": registry.optimizer}[family].specs()
     if name in known:
         raise typer.BadParameter(f"there is a {family} called {name!r} already (l2l list {family}s)")

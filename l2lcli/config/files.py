@@ -17,11 +17,12 @@ IMPORTS = "imports: "  # how the fault of an import begins
 
 
 def read(
-    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str]
+    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str], execute: bool = True
 ) -> tuple[Node | None, list[Fault], list[str]]:
     """The tree of a file or mapping, of those it extends and of `--set`; the faults of their text; the files, that one first.
 
-    What they import is imported, and listed in the tree by where it lies. The tree is None if nothing can be said of the rest.
+    What they import is imported, unless `execute` is false, and listed in the tree by where it lies. The tree is None if
+    nothing can be said of the rest.
     """
     faults: list[Fault] = []
     first = source if isinstance(source, Mapping) else os.fspath(source)
@@ -29,8 +30,8 @@ def read(
     changes = nest(settings(overrides, faults), DEFAULT if isinstance(first, Mapping) else Place(first, 1, 1), faults)
     imports = []
     for tree, file in reversed([*zip(trees, files, strict=False)]):  # what is extended comes first
-        imports += take_imports(tree, faults, os.path.dirname(file))
-    imports += take_imports(changes, faults)
+        imports += take_imports(tree, faults, os.path.dirname(file), execute)
+    imports += take_imports(changes, faults, execute=execute)
     if not complete or any(fault.message.startswith(IMPORTS) for fault in faults):
         return None, faults, files  # of kinds that were to be imported nothing can be said
     tree = merge(functools.reduce(merge, reversed(trees)), changes)
@@ -41,7 +42,7 @@ def read(
     return tree, faults, files
 
 
-def take_imports(tree: Node, faults: list[Fault], folder: str = "") -> list[Node]:
+def take_imports(tree: Node, faults: list[Fault], folder: str = "", execute: bool = True) -> list[Node]:
     """Take `imports` out of a tree, import what it names, files relative to `folder`, and return their places.
 
     What is no list of texts stays in the tree, where the model says so.
@@ -52,9 +53,12 @@ def take_imports(tree: Node, faults: list[Fault], folder: str = "") -> list[Node
     del tree.value["imports"]
     found = []
     for each in listed.value:
-        name = os.path.normpath(os.path.join(folder, each.value)) if plugins.is_file(each.value) else each.value
+        file = plugins.is_file(each.value)
+        name = os.path.normpath(os.path.join(folder, each.value)) if file else each.value
         try:
-            plugins.take(name)
+            if execute:
+                plugins.take_file(name) if file else plugins.take_module(name)
+            name = name if not file or plugins.is_file(name) else os.path.join(".", name)  # still a file's to who reads it next
             found.append(Node(name, each.place))
         except plugins.PluginError as error:
             faults.append(Fault(each.place, f"{IMPORTS}{error}"))

@@ -39,15 +39,23 @@ def _short(line: str) -> str:
     return re.sub(rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:80]}…{word[0][-40:]}", line)
 
 
-def load(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
+def load(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str] = (), *, execute: bool = True) -> Config:
     """The config of a file, and of those it extends, under overrides `a.b=v` with v in YAML. Raises ConfigError.
 
-    A mapping is taken as a file of the working directory that says the same.
+    A mapping is taken as a file of the working directory that says the same. With `execute` false nothing is imported: what the
+    imports register has to be there.
 
     A key's value is the last one of: the default, the file that `extends` names, the file, `--set`. Mappings merge, lists
     are replaced, and a new `kind` drops the other keys of its mapping.
     """
-    return _settle(*read(source, overrides))
+    return _settle(*read(source, overrides, execute))
+
+
+def name_of(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> str | None:
+    """The name of a file's experiment, nothing else of it looked at and nothing imported; None where it has none."""
+    tree, _, _ = read(path, overrides, execute=False)
+    found = None if tree is None else find(tree, ("name",))
+    return found.value if found is not None and isinstance(found.value, str) else None
 
 
 def values(config: Config) -> dict[str, Any]:

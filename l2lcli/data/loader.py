@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from l2lcli import plugins
 from l2lcli.data import cache, raw
 from l2lcli.data.source import DataError, Source, Splits, named, sources
 from l2lcli.registry import import_entries
@@ -43,7 +44,7 @@ class Dataset(NamedTuple):
 
 def names() -> list[str]:
     """The names that `load` knows, sorted."""
-    import_entries("l2lcli.data")
+    _list()
     return sorted(sources)
 
 
@@ -63,7 +64,7 @@ def load(name: str, raw_dir: str | os.PathLike[str] | None = None) -> Dataset:
     Raises DataError, with a message of one line, for an unknown name, a raw file that is missing, wrong or cannot be
     downloaded, and a cache that cannot be written.
     """
-    import_entries("l2lcli.data")
+    _list()
     return prepared(named(name), raw_dir)
 
 
@@ -98,6 +99,11 @@ def fingerprint(splits: Splits) -> str:
             digest.update(f"{split}/{key} {array.dtype.str} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
+
+
+def _list() -> None:
+    import_entries("l2lcli.data")
+    plugins.take_entry_points("l2l.datasets")
 
 
 def _prepared(source: Source, folder: Path, raw_dir: str | os.PathLike[str] | None) -> Dataset | None:

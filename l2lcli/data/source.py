@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from l2lcli import plugins
+from l2lcli.registry import NAME, import_entries
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,10 +87,15 @@ def register(
     """Decorate the function that reads the raw files of data set `name`; the arguments are those of `Source`; the folder is the
     name where none is given.
 
-    Raises RegistrationError if the name is taken.
+    Raises RegistrationError if the name is taken, or none.
     """
 
+    if not NAME.fullmatch(name):
+        raise plugins.RegistrationError(f"{name!r} is no name of a data set: small letters, digits and underscores")
+
     def decorate(read: Callable[[Mapping[str, Path]], Splits]) -> Callable[[Mapping[str, Path]], Splits]:
+        if not read.__module__.startswith("l2lcli.data."):
+            import_entries("l2lcli.data")  # before anybody else's name: one of ours stays ours
         if name in sources and sources[name].read.__module__ != read.__module__:
             raise plugins.RegistrationError(f"data set {name!r} is registered already, by {sources[name].read.__module__}")
         sources[name] = Source(name, description, classes, scale, files, read, folder or name, version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,10 +22,8 @@ def check_problem(problem: Problem, key: Key) -> tuple[list[str], list[str]]:
     Returns:
       What is wrong, after which nothing else could work; and what is odd, but may be meant so. A line each.
     """
-    if not isinstance(problem, Problem):
-        return [f"its builder must return an l2lcli.Problem, and returned {type(problem).__name__}"], []
-    if "train" not in problem.data:
-        return [f"data has no split 'train' (it has {', '.join(problem.data) or 'none'}); () where nothing is needed"], []
+    if (said := malformed(problem)) is not None:
+        return [said], []
     data = problem.data["train"]
     init_key, step_key, other_key = jax.random.split(key, 3)
     try:
@@ -58,6 +56,16 @@ def check_problem(problem: Problem, key: Key) -> tuple[list[str], list[str]]:
     return [], odd
 
 
+def malformed(problem: Any) -> str | None:
+    """What is wrong with what a builder returned, before any of it is used; None if nothing is."""
+    if not isinstance(problem, Problem):
+        return f"its builder must return an l2lcli.Problem, and returned {type(problem).__name__}"
+    if not isinstance(problem.data, Mapping) or "train" not in problem.data:
+        there = ", ".join(map(str, problem.data)) if isinstance(problem.data, Mapping) else ""
+        return f"data has no split 'train' (it has {there or 'none'}); {{'train': ()}} where nothing is needed"
+    return None
+
+
 class _Failed(Exception):  # noqa: N818  (caught where it is raised)
     """A part of the problem raised something."""
 
@@ -74,7 +82,8 @@ def _shapes(problem: Problem, init_key: Key, step_key: Key, data: Any) -> list[s
     if whole := [name for name, leaf in leaves if not jnp.issubdtype(leaf.dtype, jnp.floating)]:
         found = f"{', '.join(whole)} is {dict(leaves)[whole[0]].dtype}"
         return [f"theta_0 must be arrays of floats; {found}: put what is fixed into the task"]
-    drawn = [_traced("batch", lambda: jax.eval_shape(problem.batch, step_key, task, data)) for _ in range(2)]
+    anew = lambda: lambda *given: problem.batch(*given)  # noqa: E731  JAX remembers the trace of a function it has seen
+    drawn = [_traced("batch", lambda: jax.eval_shape(anew(), step_key, task, data)) for _ in range(2)]
     batch, shapes = drawn[0], [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(each)] for each in drawn]
     if shapes[0] != shapes[1]:
         return ["batch gives arrays of other shapes each time: what one step is fed must have the shape of every other step's"]
@@ -91,10 +100,10 @@ def _shapes(problem: Problem, init_key: Key, step_key: Key, data: Any) -> list[s
 def _traced(part: str, trace: Callable[[], Any]) -> Any:
     try:
         return trace()
-    except jax.errors.ConcretizationTypeError:
-        why = "it branches, or chooses a shape, by a value that is known only when it runs (the key, theta or the data)"
-        raise _Failed(f"{part} cannot be compiled: {why}; a batch must have the same shape at every step") from None
     except Exception as error:
+        if isinstance(error, jax.errors.ConcretizationTypeError) or "concrete values" in str(error):
+            why = "it branches, or chooses a shape, by a value that is known only when it runs (the key, theta or the data)"
+            raise _Failed(f"{part} cannot be compiled: {why}; a batch must have the same shape at every step") from None
         said = (str(error).strip().splitlines() or [""])[0]
         raise _Failed(f"{part} fails: {type(error).__name__}: {said}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import yaml
 
 from l2lcli import config as configs
+from l2lcli import plugins
 from l2lcli.config import Config
 from l2lcli.evaluation.summary import Summary
 from l2lcli.reports import curves, page, tables
@@ -45,6 +47,8 @@ def save(folder: Path, root: Path) -> Path:
         raise RunError(f"{folder}: has not been evaluated, so there is no result to keep (no summary.json)")
     config = configs.load(folder / "config.yaml")
     config = configs.override(config, {"data.raw_dir": None, "train.init_from": _shipped(root, folder, config)})
+    own = [os.path.relpath(name, folder) if plugins.is_file(name) else name for name in config.imports]
+    config = config.model_copy(update={"imports": own})
     place = _place(root, config.name, config.seed)
     if (place / OPTIMIZER).is_file() and not (folder / OPTIMIZER).is_file():
         raise RunError(f"{folder}: holds no optimizer, and {place} does: give the evaluation another name (--set name=…)")
@@ -98,7 +102,12 @@ def _fill(new: Path, folder: Path, config: Config, summary: Summary) -> None:
     put("config.yaml", configs.dump(config).encode())
     put("summary.json", (folder / "summary.json").read_bytes())
     if env := read_json(folder / "env.json"):
+        for about in (env.get("imports") or {}).values():
+            about["file"] = None  # a path of this machine
         put("env.json", strict_json({key: value for key, value in env.items() if key != "argv"}))
+    for name in filter(plugins.is_file, config.imports):
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, new / name)
     if rows := tables.read_metrics(folder / "metrics.jsonl"):
         put("metrics.jsonl.xz", lzma.compress(b"".join(map(_row, rows)), preset=9))
     for name in (OPTIMIZER, *map(trained.kept, config.train.keep)):
