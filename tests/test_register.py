@@ -57,7 +57,7 @@ def test_what_is_registered_is_built_from_its_spec_and_listed(family):
 def test_a_config_takes_its_kind_and_checks_its_keys(section, family):
     register, base, _ = FAMILIES[family]
     register("mine", spec_of("mine", base))(built)
-    given = lambda keys: {section: {"estimator": keys} if section == "train" else keys}  # noqa: E731
+    given = lambda keys: {section: {"estimator": keys} if section == "train" else keys}
     asked = config.load(given({"kind": "mine", "size": 7}))
     assert (asked.train.estimator if section == "train" else getattr(asked, section)).size == 7
     with pytest.raises(config.ConfigError, match=r"unknown key; did you mean 'size'\?"):

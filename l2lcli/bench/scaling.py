@@ -93,7 +93,7 @@ def coordinates(point: Point) -> int:
 def points() -> list[Point]:
     """Every point once, what is quick first."""
     every = [BASE | change for changes in VARIED.values() for change in changes]
-    cost = lambda p: p["tasks"] * coordinates(p) * p["hidden"] * p["window"]  # noqa: E731
+    cost = lambda p: p["tasks"] * coordinates(p) * p["hidden"] * p["window"]
     return sorted((p for i, p in enumerate(every) if p not in every[:i]), key=cost)
 
 

@@ -175,7 +175,7 @@ def _settle(tree: Node | None, faults: list[Fault], files: Sequence[str] = ()) -
             found += _vary(base, name, variant, findings, thorough)[1]
     if faults or found or config is None:
         rank = {file: i for i, file in enumerate(files)}  # faults that are in no file come last
-        place = lambda fault: (rank.get(fault.place.source, len(rank)), fault.place[1:])  # noqa: E731
+        place = lambda fault: (rank.get(fault.place.source, len(rank)), fault.place[1:])
         ordered: list[Fault] = sorted([*faults, *found], key=place)
         raise ConfigError(ordered)
     return config

@@ -67,7 +67,7 @@ def member_gradient(
     if member.start is None:
         return grad
     learned_start = member.start
-    start = lambda phi, drawn: mine.cut(ravel(learned_start(phi, drawn)))  # noqa: E731
+    start = lambda phi, drawn: mine.cut(ravel(learned_start(phi, drawn)))
     _, back = jax.vjp(lambda phi: jax.vmap(start, (None, 0))(phi, theta), phi)
     return jax.tree.map(jnp.add, grad, back(by_start)[0])
 
@@ -101,7 +101,7 @@ def surrogate_gradient(
     shape = coordinates.theta.shape
     if replay.window is not None:
         # Such a family reads gradients alone: the coordinates of all tasks are one vector.
-        merge = lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(1, *leaf.shape[1:-1], -1)  # noqa: E731  [1, ..., M N]
+        merge = lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(1, *leaf.shape[1:-1], -1)  # [1, ..., M N]
         coordinates = jax.tree.map(merge, coordinates)
     tasks, size = coordinates.theta.shape
     width = min(block, size)

@@ -55,7 +55,7 @@ class Window(NamedTuple):
 def begin(job: Job, key: Key, phi: Phi, data: Data) -> Inner:
     """M fresh optimizees, a learned start not yet applied: that is done where the window begins. The key is consumed."""
     make = fresh if job.optimizer.start is None else drawn
-    one = lambda key: make(job.problem, job.whole, phi, key, data)  # noqa: E731
+    one = lambda key: make(job.problem, job.whole, phi, key, data)
     return jax.vmap(one, out_axes=axes())(jax.random.split(key, job.tasks))
 
 
@@ -86,7 +86,7 @@ def record_window(job: Job, phi: Phi, data: Data, state: Inner) -> tuple[Inner, 
     def one(inner: Inner) -> tuple[Inner, tuple[Any, ...]]:
         if job.optimizer.start is not None:
             inner = begun(job.problem, job.whole, phi, inner, data)
-        fed = lambda inner: (inner.value, own(inner.grad))  # noqa: E731
+        fed = lambda inner: (inner.value, own(inner.grad))
         found = unroll(job.problem, job.whole, phi, inner, data, job.steps, record=fed, score=score)
         values, grads = found.recorded
         # Without a query, the gradients that the optimizer is fed are the cotangents, one step later.

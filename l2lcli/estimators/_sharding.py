@@ -86,13 +86,13 @@ def shardings_by_coordinate(state: Inner, devices: int) -> Inner:
 
 def _by_coordinate(state: Inner) -> Inner:
     everywhere = PartitionSpec()
-    part = lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), AXIS) if leaf.ndim > 1 else everywhere  # noqa: E731
+    part = lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), AXIS) if leaf.ndim > 1 else everywhere
     return axes(everywhere)._replace(t=everywhere, opt=jax.tree.map(part, state.opt))
 
 
 def _on_mesh(specs: Inner, devices: int) -> Inner:
     mesh = _mesh(devices)
-    is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+    is_spec = lambda x: isinstance(x, PartitionSpec)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)
 
 

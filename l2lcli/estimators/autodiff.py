@@ -53,7 +53,7 @@ def autodiff(
     second_order = spec.second_order or optimizer.second_order
 
     def init(key, phi, data):
-        one = lambda key: begin(problem, optimizer, phi, key, data)  # noqa: E731
+        one = lambda key: begin(problem, optimizer, phi, key, data)
         return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
 
     def estimate(key, phi, data, state):

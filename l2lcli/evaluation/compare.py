@@ -51,7 +51,7 @@ def curves(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, s
     def run(phi, keys, data):
         def one(key):
             inner = fresh(problem, optimizer, phi, key, data["train"])
-            test = lambda inner: measure(inner.theta, data["test"]) if measure else {}  # noqa: E731
+            test = lambda inner: measure(inner.theta, data["test"]) if measure else {}
             losses, metrics = [inner.value[None]], [jax.tree.map(lambda x: x[None], test(inner))]
 
             def segment(inner, _, length):

@@ -219,7 +219,7 @@ def compare(
     def add(label: str, family: LearnedOptimizer, phi: Callable[[float | None], Phi], tuned: bool) -> None:
         progress.say(f"{'tuning' if tuned else 'judging'} {label}")
         judged = judge(problem, family, updates, progress)
-        measure = lambda rate: judged(phi(rate), tuning, "validation")[1][metric].mean(0)  # noqa: E731
+        measure = lambda rate: judged(phi(rate), tuning, "validation")[1][metric].mean(0)
         rate, chosen = tune(metric, measure) if tuned else (None, best(metric, measure(None)))
         losses, metrics = judged(phi(rate), keys, "test")
         enter(label, steps, losses, metrics, chosen, learning_rate=rate)

@@ -53,7 +53,7 @@ def inspect(problem: Problem, optimizers: dict[str, tuple[LearnedOptimizer, Phi]
     @jax.jit
     def run(phis: dict[str, Phi], key: Key, data: Data) -> tuple[jax.Array, dict[str, jax.Array]]:
         inner = fresh(problem, families[first], phis[first], key, data)
-        fed = lambda inner: (inner.value, inner.grad)  # noqa: E731
+        fed = lambda inner: (inner.value, inner.grad)
         values, grads = unroll(problem, families[first], phis[first], inner, data, steps, record=fed).recorded
         flat = jax.vmap(lambda grad: ravel_pytree(grad)[0])(grads)
         shown = jnp.argsort(jnp.abs(flat).mean(0))[jnp.array(places)]

@@ -82,7 +82,7 @@ def _shapes(problem: Problem, init_key: Key, step_key: Key, data: Any) -> list[s
     if whole := [name for name, leaf in leaves if not jnp.issubdtype(leaf.dtype, jnp.floating)]:
         found = f"{', '.join(whole)} is {dict(leaves)[whole[0]].dtype}"
         return [f"theta_0 must be arrays of floats; {found}: put what is fixed into the task"]
-    anew = lambda: lambda *given: problem.batch(*given)  # noqa: E731  JAX remembers the trace of a function it has seen
+    anew = lambda: lambda *given: problem.batch(*given)  # JAX remembers the trace of a function it has seen
     drawn = [_traced("batch", lambda: jax.eval_shape(anew(), step_key, task, data)) for _ in range(2)]
     batch, shapes = drawn[0], [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(each)] for each in drawn]
     if shapes[0] != shapes[1]:
@@ -116,6 +116,6 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    raw = lambda leaf: jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf  # noqa: E731
+    raw = lambda leaf: jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(np.array_equal(raw(a), raw(b)) for a, b in pairs)

@@ -55,7 +55,7 @@ def flat(
     def bind(phi):
         def init(theta):
             vector = ravel(theta)
-            start = lambda member, at, phi: adapted(member, length(at)).bind(phi).init(take(vector, at))  # noqa: E731
+            start = lambda member, at, phi: adapted(member, length(at)).bind(phi).init(take(vector, at))
             return each(optimizer, theta, start, phi)
 
         def update(grad, state, theta=None, **extra):

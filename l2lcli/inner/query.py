@@ -34,13 +34,13 @@ def score_on_query(
         return None
 
     def score(inner: Inner) -> Any:
-        judged = lambda: judge(inner.theta, query_batch(problem, inner, data))  # noqa: E731
+        judged = lambda: judge(inner.theta, query_batch(problem, inner, data))
         if all(weights):
             return judged()
         counts = jnp.asarray([w != 0 for w in weights])[inner.t - 1]
         # Zeros that vary over devices as f does: under `shard_map` both branches have to.
         zero = jnp.where(True, jnp.zeros_like(inner.value), inner.value)
-        nothing = lambda: jax.tree.map(lambda x: jnp.full(x.shape, zero, x.dtype), jax.eval_shape(judged))  # noqa: E731
+        nothing = lambda: jax.tree.map(lambda x: jnp.full(x.shape, zero, x.dtype), jax.eval_shape(judged))
         return jax.lax.cond(counts, judged, nothing)
 
     return score

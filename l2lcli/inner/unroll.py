@@ -94,7 +94,7 @@ def unroll(
       record: what is to be kept of each step, of the optimizee before its update: what the optimizer is fed, say.
       score: what is to be said of each step besides f, of the optimizee after its update: the outer loss.
     """
-    passed = lambda x: optax.scale_gradient(x, discount)  # noqa: E731  the values stay to the bit
+    passed = lambda x: optax.scale_gradient(x, discount)  # the values stay to the bit
     fed = passed if second_order else jax.lax.stop_gradient
 
     def step(inner: Inner, _: None) -> tuple[Inner, tuple[jax.Array, Any, Any]]:

@@ -91,7 +91,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
     def init(root, phi, data):
         # Stand-in optimizees of the right shapes: the first meta-step begins an episode and draws its own.
         shapes = jax.eval_shape(episode, root, phi, data, 0)
-        blank = lambda s: jax.random.split(root, s.shape) if _is_key(s) else jnp.zeros(s.shape, s.dtype)  # noqa: E731
+        blank = lambda s: jax.random.split(root, s.shape) if _is_key(s) else jnp.zeros(s.shape, s.dtype)
         inner = jax.tree.map(blank, shapes)
         return MetaState(
             phi,

@@ -140,7 +140,7 @@ def _build(spec: HandSpec) -> LearnedOptimizer:
     family = hand(spec.kind, spec.learning_rate)
     if spec.learned:
         return family
-    rate = lambda: jnp.asarray(math.log(spec.learning_rate), jnp.float32)  # noqa: E731  made when it is used: JAX starts then
+    rate = lambda: jnp.asarray(math.log(spec.learning_rate), jnp.float32)  # made when it is used: JAX starts then
     return family._replace(init=lambda key, theta: {}, bind=lambda phi: family.bind({"log_learning_rate": rate()}))
 
 

@@ -80,7 +80,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         """As in Yang et al. 2022 (Tensor Programs V, Table 3): a layer's sum over n inputs moves by n of their updates."""
         if (largest := spec.fan_in) is None:
             return updates
-        factor = lambda shape: min(1.0, largest / math.prod(shape[:-1])) if len(shape) > 1 else 1.0  # noqa: E731
+        factor = lambda shape: min(1.0, largest / math.prod(shape[:-1])) if len(shape) > 1 else 1.0
         return jax.tree.map(lambda leaf: factor(leaf.shape) * leaf, updates)
 
     def init(key, theta):
@@ -112,7 +112,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         def start(theta):
             flat, _ = ravel_pytree(theta)
             # One buffer a leaf, not one shared: whoever donates the state would else donate the same buffer twice.
-            zeros = lambda: tuple(jnp.zeros((spec.hidden, flat.size), flat.dtype) for _ in range(spec.layers))  # noqa: E731
+            zeros = lambda: tuple(jnp.zeros((spec.hidden, flat.size), flat.dtype) for _ in range(spec.layers))
             return LstmState(zeros(), zeros(), unseen(spec.averages, flat) if spec.averages else None)
 
         def update(grad, state, theta=None, **extra):

@@ -97,7 +97,7 @@ def _family(spec: LstmGdSpec, hidden: int) -> LearnedOptimizer:
         if frozen:
             return {}
         *keys, lstm_key = jax.random.split(key, 5)
-        small = lambda key, shape: jax.random.uniform(key, shape, dtype, -SCALE, SCALE)  # noqa: E731
+        small = lambda key, shape: jax.random.uniform(key, shape, dtype, -SCALE, SCALE)
         phi: dict[str, Any] = {
             name: {
                 "kernel": small(keys[2 * i], ((hidden or shown) + 2,)),
@@ -115,7 +115,7 @@ def _family(spec: LstmGdSpec, hidden: int) -> LearnedOptimizer:
         def start(theta):
             flat, _ = ravel_pytree(theta)
             # One buffer a leaf, not one shared: whoever donates the state would else donate the same buffer twice.
-            state = lambda: (jnp.zeros((hidden, flat.size), flat.dtype),) if hidden and not frozen else ()  # noqa: E731
+            state = lambda: (jnp.zeros((hidden, flat.size), flat.dtype),) if hidden and not frozen else ()
             return LstmGdState(jnp.zeros_like(flat), jnp.zeros_like(flat), state(), state())
 
         def gates(grad, theta, state, value):
@@ -144,6 +144,6 @@ def _family(spec: LstmGdSpec, hidden: int) -> LearnedOptimizer:
 
         return transformation(start, update)
 
-    gates_of = lambda state: {"forget": state.forget, "input": state.input}  # noqa: E731
+    gates_of = lambda state: {"forget": state.forget, "input": state.input}
     family = LearnedOptimizer(init, bind, replay=Replay(), gates=gates_of)
     return learning_start(family) if spec.learn_start else family

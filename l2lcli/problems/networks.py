@@ -42,7 +42,7 @@ def mlp(
     from flax import linen
 
     kernels, biases = initializers(init, init_scale)
-    dense = lambda width: linen.Dense(width, kernel_init=kernels, bias_init=biases)  # noqa: E731
+    dense = lambda width: linen.Dense(width, kernel_init=kernels, bias_init=biases)
     layers = [lambda x: x.reshape(x.shape[0], -1)]
     for width in hidden:
         layers += [dense(width), *([linen.LayerNorm()] if layer_norm else []), getattr(linen, activation)]

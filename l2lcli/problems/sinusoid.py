@@ -42,7 +42,7 @@ def sinusoid(spec: SinusoidSpec, raw_dir: str | None = None) -> Problem:
     import jax
     import jax.numpy as jnp
 
-    build = lambda outputs: mlp(tuple(spec.hidden), outputs, spec.activation)  # noqa: E731
+    build = lambda outputs: mlp(tuple(spec.hidden), outputs, spec.activation)
     network = build(1)
 
     def draw(key, *sizes):

@@ -20,7 +20,7 @@ TINY = {"problem": "digits", "tasks": 1, "window": 2, "layers": 1, "hidden": 2, 
 
 
 def row(point, way, seconds=2.0, temporaries=12e6, peak=4e8):
-    own = lambda value: dict.fromkeys(WAYS) | {way: value}  # noqa: E731
+    own = lambda value: dict.fromkeys(WAYS) | {way: value}
     return {
         **{"way": way, "work": {**point, "devices": 2, "coordinates": scaling.coordinates(point)}},
         **{"machine": {"device": "cpu", "devices": 2}, "repeats": 0 if seconds is None else 7, "peak_rss_bytes": peak},

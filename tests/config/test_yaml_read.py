@@ -185,7 +185,7 @@ def test_of_two_kinds_neither_is_believed():
 
 
 def test_nesting_ends_at_the_limit():
-    deep = lambda depth: "a: " + "[" * (depth - 1) + "]" * (depth - 1)  # noqa: E731
+    deep = lambda depth: "a: " + "[" * (depth - 1) + "]" * (depth - 1)
     assert faults(deep(MAX_DEPTH)) == []
     assert faults(deep(MAX_DEPTH + 1)) == [(1, 3 + MAX_DEPTH, f"nested deeper than {MAX_DEPTH}")]
 

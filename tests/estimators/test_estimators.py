@@ -85,7 +85,7 @@ def by_forward_mode(phi, direction, inner, discount, second_order):
         update, state = FAMILY.bind(phi).update(grad, state, theta)
         return optax.apply_updates(theta, update), state
 
-    zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
+    zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)
     slope = jax.grad(PROBLEM.loss)
     now = inner.theta, inner.opt, slope(inner.theta, inner.task)
     moving, total = zeros(now), 0.0
@@ -94,7 +94,7 @@ def by_forward_mode(phi, direction, inner, discount, second_order):
         loss_dot = jax.jvp(lambda theta: PROBLEM.loss(theta, inner.task), (theta,), (theta_dot,))[1]
         grad, grad_dot = jax.jvp(lambda theta: slope(theta, inner.task), (theta,), (theta_dot,))
         total += WEIGHTS[t] * loss_dot
-        cut = lambda tree: jax.tree.map(lambda x: discount * x, tree)  # noqa: E731
+        cut = lambda tree: jax.tree.map(lambda x: discount * x, tree)
         now, moving = (theta, state, grad), (cut(theta_dot), state_dot, cut(grad_dot) if second_order else zeros(grad_dot))
     return total
 

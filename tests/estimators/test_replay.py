@@ -104,7 +104,7 @@ def test_replay_equals_autodiff(family, problem):
 
 def test_chained_windows_end_in_one_long_windows_states_bit_for_bit():
     short, long = (gradients("replay", "lstm", "digits", jnp.float32, length)[1] for length in (2, 6))
-    raw = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    raw = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(raw(a), raw(b)), short, long)
 
 

@@ -54,7 +54,7 @@ def test_the_nearest_neighbour_is_that_of_a_loop():
         (x, y), (asked, wanted) = ((task[part]["x"][:, 0], task[part]["y"][:, 0]) for part in ("support", "query"))
         answers = [y[np.argmin(np.abs(x - each))] for each in asked]
         assert error == pytest.approx(np.mean((answers - wanted) ** 2), rel=1e-5)
-    label = lambda *labels: {"label": jnp.array(labels)}  # noqa: E731
+    label = lambda *labels: {"label": jnp.array(labels)}
     copied = build().joint.copied(label(0, 1, 2), label(0, 0, 1, 2), jnp.array([0, 1, 1, 0]))
     assert copied == {"accuracy": 0.5}
 

@@ -144,7 +144,7 @@ def two_devices():
         spec = registry.estimator.specs()["auto"](window=T)
         phi = phi_of(optimizer, jnp.float32)
         for devices in (1, 2):
-            build = lambda *n: registry.estimator.build(spec, PROBLEM, optimizer, n[0], LAST, n[1])  # noqa: B023, E731
+            build = lambda *n: registry.estimator.build(spec, PROBLEM, optimizer, n[0], LAST, n[1])  # noqa: B023
             made = _sharding.over_tasks(build, tasks, devices)
             state = jax.jit(made.init)(jax.random.key(2), phi, ())
             found.append(jax.tree.map(np.asarray, jax.jit(made.estimate)(jax.random.key(3), phi, (), state)[0]))

@@ -52,7 +52,7 @@ def test_20_steps_are_13_and_then_7_bit_for_bit(problem):
     middle, first, *_ = run(start, 13)
     end, second, *_ = run(middle, 7)
     assert (np.concatenate([first, second]) == losses).all()
-    raw = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    raw = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(raw(a), raw(b)), whole, end)
 
 

@@ -45,7 +45,7 @@ def test_averages_do_not_know_the_scale_of_the_loss_but_for_the_logarithm():
 
 
 def test_averages_have_finite_second_derivatives_where_no_gradient_was_seen():
-    f = lambda g: see(SPEC, unseen(SPEC, g), g)[1]  # noqa: E731
+    f = lambda g: see(SPEC, unseen(SPEC, g), g)[1]
     zero = jnp.zeros(2)
     assert np.isfinite(jax.jacfwd(jax.jacrev(f))(zero)).all()
     np.testing.assert_array_equal(f(zero)[:-1], 0)

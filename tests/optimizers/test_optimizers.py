@@ -72,7 +72,7 @@ def test_init_takes_an_abstract_theta(family):
 def test_phi_is_nested_dictionaries_and_differentiable(family):
     phi = family.init(jax.random.key(1), THETA)
     assert all(isinstance(k, jax.tree_util.DictKey) for path, _ in jax.tree.leaves_with_path(phi) for k in path)
-    total = lambda phi: sum(leaf.sum() for leaf in jax.tree.leaves(updates(family, phi, gradients(2))))  # noqa: E731
+    total = lambda phi: sum(leaf.sum() for leaf in jax.tree.leaves(updates(family, phi, gradients(2))))
     assert any(np.abs(g).max() > 0 for g in jax.tree.leaves(jax.grad(total)(phi)))
 
 

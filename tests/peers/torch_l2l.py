@@ -40,7 +40,7 @@ def window(work, optimizer, steps):
     """One window from fresh states: (meta-gradient, summed loss)."""
     theta, batch, loss = work
     hidden = optimizer.readout.in_features
-    zeros = lambda: torch.zeros(theta.numel(), hidden)  # noqa: E731
+    zeros = lambda: torch.zeros(theta.numel(), hidden)
     state, total = [(zeros(), zeros()) for _ in optimizer.cells], 0.0
     grad = torch.autograd.grad(loss(theta, batch()), theta)[0]
     for step in range(steps):

@@ -155,7 +155,7 @@ def test_classification_is_softmax_cross_entropy_of_the_network_written_out():
 
 
 def test_pooled_images_are_the_rounded_means_of_squares_and_theta_is_smaller():
-    build = lambda **more: registry.problem.build(registry.problem.specs()["classification"](**more), None)  # noqa: E731
+    build = lambda **more: registry.problem.build(registry.problem.specs()["classification"](**more), None)
     whole, halved = (build(pool=pool).data["test"]["image"] for pool in (1, 2))
     assert halved.shape == (len(whole), 4, 4)
     for n, y, x in [(0, 0, 1), (7, 2, 1), (50, 3, 3)]:

@@ -79,7 +79,7 @@ def test_layers_of_a_convolutional_network_do_not_start_alike():
 def test_the_published_start_of_a_perceptron_is_what_it_was():
     """Kernels and biases alike N(0, scale²), the same bits as the network of the first version drew."""
     normal = linen.initializers.normal(0.3)
-    dense = lambda width: linen.Dense(width, kernel_init=normal, bias_init=normal)  # noqa: E731
+    dense = lambda width: linen.Dense(width, kernel_init=normal, bias_init=normal)
     before = linen.Sequential([lambda x: x.reshape(x.shape[0], -1), dense(50), linen.sigmoid, dense(10)])
     expected = jax.jit(before.init)(jax.random.key(0), jnp.zeros((1, 8, 8)))["params"]
     theta = start(classification(images(4, 8, 8), ClassificationSpec(hidden=[50], init_scale=0.3)))

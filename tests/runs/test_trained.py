@@ -23,7 +23,7 @@ ALL = sorted([*REFERENCE.rglob("optimizer*.npz"), *trained.SHIPPED.glob("*.npz")
 
 def lstm_by_hand(phi, gradients):
     """Updates [T, N] of gradients [T, N], coordinate by coordinate in float64: the paper's two layers, log and sign, x 0.1."""
-    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
     layers = [{name: np.float64(phi[f"lstm_{i}/{name}"]) for name in ("input", "recurrent", "bias")} for i in range(2)]
     updates = np.zeros(gradients.shape)
     for n in range(gradients.shape[1]):

@@ -85,7 +85,7 @@ def transformer(spec: TransformerSpec, raw_dir: str | None = None) -> l2lcli.Pro
     def init(key, data):
         width, letters = spec.width, len(alphabet)
         keys = iter(jax.random.split(key, 7))
-        draw = lambda *shape, scale: scale * jax.random.normal(next(keys), shape)  # noqa: E731
+        draw = lambda *shape, scale: scale * jax.random.normal(next(keys), shape)
         theta = {
             "characters": draw(letters, width, scale=0.1),
             "places": draw(spec.context, width, scale=0.1),
