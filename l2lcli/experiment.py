@@ -109,7 +109,7 @@ def _problem(config: Config) -> Problem:
         problem = registry.problem.build(config.problem, config.data.raw_dir)
     except DataError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError([f"problem {kind!r}, {registry.where(builder)}: {said}"]) from error
     if (said := malformed(problem)) is not None:

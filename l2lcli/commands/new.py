@@ -27,7 +27,9 @@ def new(
         raise typer.BadParameter(f"{name!r} is a word of Python's own, or a module that the file would hide")
     known = {"problem": registry.problem, "optimizer": registry.optimizer}[family].specs()
     if name in known:
-        raise typer.BadParameter(f"there is a {family} called {name!r} already (l2l list {family}s)")
+        raise typer.BadParameter(
+            f"there is {'an' if family == 'optimizer' else 'a'} {family} called {name!r} already (l2l list {family}s)"
+        )
     files = {f"{name}.py": f"{family}.py", f"test_{name}.py": f"test_{family}.py", f"{name}.yaml": f"{family}.yaml"}
     if there := [file for file in files if (folder / file).exists()]:
         raise RunError(f"{folder / there[0]} is there already: nothing was written")
