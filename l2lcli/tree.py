@@ -29,7 +29,7 @@ def from_host(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = "") -> 
         found = arrays[key]
         if (found.shape, found.dtype) != (expected.shape, expected.dtype):
             raise ValueError(f"{key} is {_shown(found)}, not {_shown(expected)}")
-        leaves.append(jax.random.wrap_key_data(jnp.asarray(found)) if _is_key(leaf) else jnp.asarray(found))
+        leaves.append(jax.random.wrap_key_data(jnp.asarray(found)) if is_key(leaf) else jnp.asarray(found))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -61,12 +61,13 @@ def named(tree: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether an array, which may be abstract, is of PRNG keys."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _raw(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 
 def _shown(leaf: Any) -> str:

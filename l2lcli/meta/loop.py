@@ -21,6 +21,7 @@ from l2lcli.config.specs import TrainSpec
 from l2lcli.inner.query import score_on_query
 from l2lcli.inner.unroll import fresh, namespace, unroll
 from l2lcli.meta.optimizer import factors, learning_rate, transformation
+from l2lcli.tree import is_key
 
 CAPACITY = 1024  # meta-steps per dispatch at most: the rows of one dispatch are returned in a buffer of this size
 SECONDS_PER_DISPATCH = 1.0  # aimed at: signals are polled and the progress shown between dispatches
@@ -91,7 +92,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
     def init(root, phi, data):
         # Stand-in optimizees of the right shapes: the first meta-step begins an episode and draws its own.
         shapes = jax.eval_shape(episode, root, phi, data, 0)
-        blank = lambda s: jax.random.split(root, s.shape) if _is_key(s) else jnp.zeros(s.shape, s.dtype)
+        blank = lambda s: jax.random.split(root, s.shape) if is_key(s) else jnp.zeros(s.shape, s.dtype)
         inner = jax.tree.map(blank, shapes)
         return MetaState(
             phi,
@@ -231,7 +232,3 @@ def _validated(meta, spec, root, state, record, data, step) -> tuple[Record, dic
 
 def _finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
-def _is_key(leaf: jax.ShapeDtypeStruct) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
