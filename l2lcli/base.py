@@ -8,7 +8,7 @@ S evaluation seeds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -79,6 +79,9 @@ class Problem(NamedTuple):
         consumed. `init`, `batch` and `query` of a task need the same split.
       metrics: (theta, batch) -> named scalars such as accuracy; evaluated on the whole "test" split, or on a query.
       joint: the network that baselines of a few-shot problem are made of.
+      units: (theta, task) -> theta as `metrics` takes it, where a task computes in other units than theta's.
+      describe: task -> named scalars, what was drawn for it that tells one task from another; beside the curves.
+      members: of a mixture, name -> the problems that it is made of; the others of these fields are then those of the first.
       provenance: label -> fingerprint of each data set that was read; "mnist[10000/1000]" labels a subset.
     """
 
@@ -90,7 +93,20 @@ class Problem(NamedTuple):
     query: Callable[[Key, Task, Data], Batch] | None = None
     metrics: Callable[[Theta, Batch], dict[str, Scalar]] | None = None
     joint: Joint | None = None
+    units: Callable[[Theta, Task], Theta] | None = None
+    describe: Callable[[Task], dict[str, Scalar]] | None = None
+    members: Mapping[str, Member] = {}
     provenance: Mapping[str, str] = {}
+
+
+class Member(NamedTuple):
+    """One problem of a mixture."""
+
+    problem: Problem
+    weight: float  # of its meta-gradients, among those of all members
+    tasks: int | None = None  # its own M; None: `train.tasks`
+    horizon: int | None = None  # its own T; None: `train.horizon`
+    window: int | None = None  # its own W; None: the estimator's
 
 
 class Joint(NamedTuple):
@@ -115,7 +131,8 @@ class LearnedOptimizer(NamedTuple):
     Attributes:
       init: (key, theta) -> phi. The key is consumed; theta may be abstract (`jax.ShapeDtypeStruct` leaves), but for a family
         with a start, which begins as that theta. Raises ValueError, in one line, for a theta that the family is not for.
-      bind: phi -> an Optax transformation; its update receives value=f(theta_t) as an extra argument.
+      bind: phi -> an Optax transformation; its update receives value=f(theta_t) and horizon=T, the steps that the run takes in
+        all (0 where nobody says), as extra arguments.
       start: (phi, theta) -> where the optimizee begins, of an optimizer that learns theta_0; its state before the first step
         does not depend on that.
       replay: what the estimator `replay` is told of the family; None if it cannot be replayed.
@@ -145,11 +162,39 @@ class Replay(NamedTuple):
         theta (a learned start, a rate per coordinate). None: none.
       members: theta -> {name: (family, the intervals (start, stop) of the raveled theta that it trains)}, of a family that
         is made of others; phi is {name: phi of that family}. The intervals of all are those of theta's leaves.
+      composed: of a family that makes its updates of what a coordinatewise one says of the coordinates of each tensor.
     """
 
     window: Callable[[Phi, Any, jax.Array], jax.Array] | None = None
     per_coordinate: Callable[[Phi], Any] | None = None
     members: Callable[[Theta], Mapping[str, tuple[LearnedOptimizer, Intervals]]] | None = None
+    composed: Composed | None = None
+
+
+class Composed(NamedTuple):
+    """A family whose updates are a function of tensors of what a coordinatewise rule says, which no later state depends on.
+
+    phi is {"rule": that of the rule, "output": the rest}. State: `ComposedState`.
+
+    Attributes:
+      rule: the coordinatewise family; its update reads gradients, `value` and `horizon`, and neither theta nor what became of
+        its updates.
+      init: theta -> the state of `feed`.
+      feed: (gradients, state, theta, value, horizon) -> (what the rule is fed, like theta; context; new state). No phi.
+      output: (phi["output"], what the rule says, like theta, context) -> updates like theta. Differentiable in both.
+    """
+
+    rule: LearnedOptimizer
+    init: Callable[[Theta], Any]
+    feed: Callable[..., tuple[Theta, Any, Any]]
+    output: Callable[[Phi, Theta, Any], Theta]
+
+
+class ComposedState(NamedTuple):
+    """State of a `Composed` family."""
+
+    rule: Any  # that of the rule, of the raveled theta
+    fed: Any  # that of `feed`
 
 
 class Inner(NamedTuple):
@@ -159,28 +204,50 @@ class Inner(NamedTuple):
     opt: Any  # the state of optimizer.bind(phi)
     task: Task
     key: Key  # () step t draws its batch from fold_in(key, t)
-    t: jax.Array  # () int32 steps taken; one unbatched scalar for the M tasks, which run in lock-step
+    t: jax.Array  # () int32 steps taken; one unbatched scalar for M tasks that run in lock-step
+    horizon: jax.Array  # () int32 steps that the run takes in all, T; 0 where nobody says. Batched as t is
+    first: Scalar  # f(theta_0; batch_0), which a meta-loss may be relative to
     value: Scalar  # f(theta_t; batch_t)
     grad: Theta  # its gradient, like theta
+
+
+class Objective(NamedTuple):
+    """What meta-training makes low: Σ_t w_t g(f(theta_t)), the mean over tasks. `inner.objective` computes it.
+
+    Attributes:
+      weights: w_1 … w_T, of the longest horizon.
+      last: the share of a run's own horizon, at its end, whose steps alone count, each as much as all 1 / last of them would;
+        None: `weights` say.
+      measure: g: "plain" f itself, "relative" f / f(theta_0), "log" its logarithm.
+      cut: f counts as at most so many times f(theta_0); None for no bound.
+    """
+
+    weights: tuple[float, ...]
+    last: float | None = None
+    measure: Literal["plain", "relative", "log"] = "plain"
+    cut: float | None = None
 
 
 class Estimate(NamedTuple):
     """One window's meta-gradient."""
 
-    grad: Phi  # of the mean over tasks of the weighted sum of the window's losses, like phi
-    loss: Scalar  # () that weighted sum itself
+    grad: Phi  # of the mean over tasks of the window's part of the objective, like phi
+    loss: Scalar  # () that part itself
     losses: jax.Array  # [W] mean over tasks of f, the inner loss, at steps t+1 … t+W, unweighted
 
 
 class Estimator(NamedTuple):
-    """A meta-gradient estimator, Optax-shaped: state in, state out; every leaf of state but t has leading axis M.
+    """A meta-gradient estimator, Optax-shaped: state in, state out; every leaf of state but a shared t has leading axis M.
 
     Attributes:
       init: (key, phi, data) -> M fresh optimizees. The key is consumed.
       estimate: (key, phi, data, state) -> (Estimate, state W steps further). The key is consumed.
       shardings: state -> how `estimate` leaves it on several devices, a prefix of its tree, t on all; None on one device.
+      restart: (the key of all episodes, meta-step, phi, data, state) -> the state in which that meta-step begins; nothing is
+        consumed. None: all optimizees begin anew together, every T / W meta-steps.
     """
 
     init: Callable[[Key, Phi, Data], State]
     estimate: Callable[[Key, Phi, Data, State], tuple[Estimate, State]]
     shardings: Callable[[State], Any] | None = None
+    restart: Callable[[Key, Any, Phi, Data, State], State] | None = None

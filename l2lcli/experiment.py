@@ -15,6 +15,7 @@ from l2lcli.config import Config, ConfigError, variant
 from l2lcli.config.specs import FEW_SHOT
 from l2lcli.data.source import DataError
 from l2lcli.inner.check import check_problem, malformed
+from l2lcli.inner.transformation import transformation
 from l2lcli.inner.unroll import namespace
 from l2lcli.runs import trained
 from l2lcli.runs.files import RunError
@@ -117,7 +118,9 @@ def _problem(config: Config) -> Problem:
     return problem
 
 
-def load(name: str | Path | None = None) -> optax.GradientTransformationExtraArgs:
+def load(
+    name: str | Path | None = None, scale: float = 1.0, weight_decay: float = 0.0, horizon: int | None = None
+) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an Optax transformation, for any training loop.
 
         tx = optax.chain(optax.clip_by_global_norm(1.0), l2lcli.load("runs/latest"))
@@ -127,11 +130,26 @@ def load(name: str | Path | None = None) -> optax.GradientTransformationExtraArg
 
     Args:
       name: a run directory, an artefact file, or the name of a shipped optimizer; None is the newest finished run.
+      scale: updates are multiplied by this; 1 leaves them as they are, to the bit.
+      weight_decay: so much of the parameters is taken away at every step (decoupled: Loshchilov and Hutter 2019).
+      horizon: the steps that the training will take in all, which an optimizer that anneals wants to know.
 
-    Raises RunError if there is none, or if it is damaged.
+    Raises RunError if there is none, or if it is damaged; ValueError for a negative scale, weight decay or horizon.
     """
+    if scale < 0 or weight_decay < 0 or (horizon or 0) < 0:
+        raise ValueError(f"scale {scale}, weight_decay {weight_decay} and horizon {horizon} must not be negative")
     found = trained.read(name)
-    return registry.optimizer.build(found.optimizer).bind(tree.nest(found.phi))
+    tx = registry.optimizer.build(found.optimizer).bind(tree.nest(found.phi))
+
+    def update(grad: Any, state: Any, theta: Any = None, **extra: Any) -> tuple[Any, Any]:
+        if weight_decay and theta is None:
+            raise ValueError("weight decay reads the parameters: call update with params")
+        step, state = tx.update(grad, state, theta, **({"horizon": horizon or 0} | extra))
+        if scale != 1:
+            step = jax.tree.map(lambda u: scale * u, step)
+        return jax.tree.map(lambda u, p: u - weight_decay * p, step, theta) if weight_decay else step, state
+
+    return transformation(tx.init, update)
 
 
 def checked(experiment: Experiment, warn: Callable[[str], None]) -> None:

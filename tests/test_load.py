@@ -92,3 +92,36 @@ def test_the_public_names_are_there_and_no_others():
     assert all(getattr(l2lcli, name) is not None for name in l2lcli.__all__)
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         l2lcli.lode  # noqa: B018
+
+
+def test_scale_weight_decay_and_horizon(artefact):
+    theta = {"a": jnp.arange(1.0, 4.0)}
+    grad = {"a": jnp.array([0.1, -0.2, 0.3])}
+
+    def first(**how):
+        tx = l2lcli.load(artefact, **how)
+        return tx.update(grad, tx.init(theta), theta, value=jnp.float32(1))[0]["a"]
+
+    plain = first()
+    np.testing.assert_array_equal(first(scale=1.0, horizon=7), plain)
+    np.testing.assert_allclose(first(scale=0.5), 0.5 * plain, rtol=1e-6)
+    np.testing.assert_allclose(first(weight_decay=0.1), plain - 0.1 * theta["a"], rtol=1e-6)
+    with pytest.raises(ValueError, match="must not be negative"):
+        l2lcli.load(artefact, scale=-1)
+    tx = l2lcli.load(artefact, weight_decay=0.1)
+    with pytest.raises(ValueError, match="weight decay reads the parameters"):
+        tx.update(grad, tx.init(theta))
+
+
+def test_an_optimizer_is_told_the_horizon(tmp_path):
+    (tmp_path / "c.yaml").write_text("optimizer: {kind: scaled, hidden: 2}")
+    config = load_config(tmp_path / "c.yaml")
+    theta = {"a": jnp.ones((3, 2))}
+    phi = l2lcli.experiment.registry.optimizer.build(config.optimizer).init(jax.random.key(0), theta)
+    write_artefact(tmp_path / "mine.npz", to_host(phi), {"config": config.model_dump(mode="json")})
+    sizes = []
+    for horizon in (None, 2, 1000):
+        tx = l2lcli.load(tmp_path / "mine.npz", horizon=horizon)
+        update, _ = tx.update(theta, tx.init(theta), theta, value=jnp.float32(1))
+        sizes.append(float(jnp.abs(update["a"]).max()))
+    assert sizes[0] == sizes[1] > 2 * sizes[2] > 0  # nobody says: as if half were done; a long run takes smaller steps

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from l2lcli import registry
-from l2lcli.base import LearnedOptimizer, Problem
+from l2lcli.base import LearnedOptimizer, Objective, Problem
 from l2lcli.bench.peers import plain_lstm, torch_window
 from l2lcli.bench.shapes import SIZES
 from l2lcli.data.loader import Dataset
@@ -117,7 +117,7 @@ def _compiled(problem, family, spec, work: Work, devices: int, phi, data):
     """One window's meta-gradient as a function of nothing, its compile time, and XLA's figure of its temporaries."""
 
     def build(tasks, devices):
-        return registry.estimator.build(spec, problem, family, tasks, (1.0,) * work.window, devices)
+        return registry.estimator.build(spec, problem, family, tasks, Objective((1.0,) * work.window), devices)
 
     estimator = _sharding.over_tasks(build, work.tasks, devices)
     state = jax.jit(estimator.init)(jax.random.key(1), phi, data)

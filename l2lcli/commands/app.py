@@ -148,6 +148,50 @@ def evaluate(
     _show(folder)
 
 
+@app.command()
+def score(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[OPTIMIZER]", help="Run directory, optimizer file or shipped name; default the newest run."),
+    ] = None,
+    suite: Annotated[Path, typer.Option(metavar="DIR", help="Folder of experiment files, a problem each.")] = Path(
+        "configs/suite"
+    ),
+    baselines: Annotated[bool, typer.Option("--baselines", help="Tune and keep the suite's baselines alone.")] = False,
+    imports: Import = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON, and no lines.")] = False,
+) -> None:
+    """Score a trained optimizer on a suite of problems against tuned baselines; written to runs/scores/."""
+    from l2lcli import signals
+    from l2lcli.runs import scores, trained
+
+    with signals.listening() as flag:
+        config.take_imports(imports)
+        problems = scores.suite(suite)
+        found = None if baselines else trained.read(name)
+        label = "" if found is None else _label(name, found)
+        from l2lcli.commands import score as scoring
+
+        folder = scoring.score(found, label, problems, (lambda line: None) if as_json else print, flag)
+    if folder is None:
+        return
+    if as_json:
+        return print((folder / "score.json").read_text(encoding="utf-8"), end="")
+    from l2lcli.reports import score as reports
+    from l2lcli.runs.files import read_json
+
+    print(f"\n{reports.verdict(read_json(folder / 'score.json') or {})}\n\nreport: {folder / 'report.html'}")
+
+
+def _label(name: str | None, found: Trained) -> str:
+    """What a score is called: a shipped optimizer's name, or the experiment's and the run's."""
+    if found.run is not None:
+        return "-".join(found.run.path.absolute().parts[-2:])
+    return (
+        Path(name or "optimizer").stem if name and name.endswith(".npz") else (name or "optimizer").strip("/").replace("/", "-")
+    )
+
+
 @app.command("list")
 def list_names(
     family: Annotated[str, typer.Argument(metavar="problems|optimizers|estimators|datasets")],

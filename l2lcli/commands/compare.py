@@ -55,6 +55,8 @@ def evaluate_experiment(
     """
     config = experiment.config
     found = {config.name: _compare(experiment, phi, kept, progress)}
+    for name, member in [*experiment.problem.members.items()][1:]:  # of a mixture, the first is the experiment's own
+        found[name] = _compare(experiment._replace(problem=member.problem), phi, kept, _Variant(name, progress))
     for name in config.eval.variants:
         found[name] = _compare(experiment.varied(name, phi), phi, kept, _Variant(name, progress))
     if phi is None:

@@ -26,7 +26,8 @@ def write(run: Run, evaluation: Evaluation, drawn: bool, folder: str = "") -> No
     """
     columns, found = ["optimizer", "seed", "step"], evaluation.comparisons
     for name, comparison in found.items():
-        run.write_curves(f"{folder}curves/{name}.csv", [*columns, "loss"], _loss_rows(comparison.curves))
+        draws = sorted({draw for curves in comparison.curves.values() for draw in curves.draws})
+        run.write_curves(f"{folder}curves/{name}.csv", [*columns, "loss", *draws], _loss_rows(comparison.curves, draws))
         if any(curves.metrics for curves in comparison.curves.values()):
             run.write_curves(f"{folder}metrics/{name}.csv", [*columns, "metric", "value"], _metric_rows(comparison.curves))
     if evaluation.gates is not None:
@@ -40,11 +41,12 @@ def write(run: Run, evaluation: Evaluation, drawn: bool, folder: str = "") -> No
         page.write(run.path / folder)
 
 
-def _loss_rows(found: dict[str, Curves]):
+def _loss_rows(found: dict[str, Curves], draws: list[str]):
     for optimizer, curves in found.items():
         for seed, losses in enumerate(curves.losses):
+            drawn = [curves.draws[name][seed].item() for name in draws]
             for step, loss in enumerate(losses):
-                yield optimizer, seed, step, loss
+                yield optimizer, seed, step, loss, *drawn
 
 
 def _metric_rows(found: dict[str, Curves]):

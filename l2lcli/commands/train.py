@@ -11,17 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2lcli import registry, tree
-from l2lcli.base import Estimator
+from l2lcli import tree
 from l2lcli.commands import backend
 from l2lcli.commands.compare import evaluate_experiment
 from l2lcli.commands.progress import Display
 from l2lcli.commands.results import record_environment, write
 from l2lcli.commands.tensorboard import Events
 from l2lcli.config import Config, ConfigError
-from l2lcli.estimators import _sharding
 from l2lcli.experiment import Experiment, build, checked
-from l2lcli.meta import loop
+from l2lcli.meta import estimator, loop
 from l2lcli.meta.loop import Chunk, MetaState, MetaTraining, Record, meta_training
 from l2lcli.meta.optimizer import factors
 from l2lcli.runs import trained
@@ -80,24 +78,21 @@ def _seconds(run: Run) -> dict[str, Any]:
 def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals, progress: Display) -> Any:
     """The best phi, on the host."""
     spec, problem = experiment.config.train, experiment.problem
-
-    def estimator(tasks: int, devices: int) -> Estimator:
-        try:
-            return registry.estimator.build(spec.estimator, problem, experiment.optimizer, tasks, spec.step_weights, devices)
-        except ValueError as error:  # it is not one for this problem and optimizer
-            raise ConfigError([f"train.estimator: {error}"]) from error
-
+    try:
+        built = estimator.estimator(spec, problem, experiment.optimizer, devices)
+    except ValueError as error:  # it is not one for this problem and optimizer
+        raise ConfigError([f"train.estimator: {error}"]) from error
     try:
         factors(spec.meta_optimizer.factors, jax.eval_shape(experiment.phi))
     except ValueError as error:
         raise ConfigError([f"train.meta_optimizer.factors: {error}"]) from error
-    meta = meta_training(problem, experiment.optimizer, _sharding.over_tasks(estimator, spec.tasks, devices), spec)
+    meta = meta_training(problem, experiment.optimizer, built, spec)
     state, record, rows, finished = _begin(experiment, run, meta, progress.warn)
     before, began = _seconds(run)["train_seconds"], time.monotonic()
     progress.begin(int(state.step))
     saved = noted = time.monotonic()
-    train_data = problem.data["train"]
-    validation, continued = problem.data.get("validation", train_data), (run.path / trained.START).is_file()
+    train_data, validation = estimator.split(problem, "train"), estimator.split(problem, "validation")
+    continued = (run.path / trained.START).is_file()
     chunks = loop.run(meta, spec, experiment.root, state, record, train_data, validation, continued)
     with Events(run.path, run.rows(), progress.warn) as events:
         for chunk in () if finished else chunks:
@@ -133,7 +128,7 @@ def _begin(
     experiment: Experiment, run: Run, meta: MetaTraining, warn: Callable[[str], None]
 ) -> tuple[MetaState, Record, int, str | None]:
     """Where meta-training begins: (state, record, rows in metrics.jsonl, how it ended if it has)."""
-    root, data = experiment.root, experiment.problem.data["train"]
+    root, data = experiment.root, estimator.split(experiment.problem, "train")
     start = run.path / trained.START
     phi = experiment.fitted(trained.read(start)) if start.is_file() else experiment.phi()
     state = meta.init(root, phi, data)

@@ -21,7 +21,7 @@ from l2lcli.config.yaml_read import DEFAULT, Fault, Node, Path, node, shown, unp
 from l2lcli.config.yaml_write import emit
 
 LONGEST = 300  # characters of a word in a message
-RESERVED = ("latest", "reference", "evaluations")
+RESERVED = ("latest", "reference", "evaluations", "scores")
 EXTENDS = "Another file, relative to this one, whose keys this one adds to or replaces (all but its name)"
 
 
@@ -213,6 +213,8 @@ def _cross(config: Config) -> Iterator[Finding]:
         yield Finding(("train", "weights"), f"last needs window = horizon, but these are {window} and {horizon}", (at,))
     elif isinstance(config.train.weights, list):
         yield from _listed_weights(config.train.weights, horizon, window or horizon)
+    if config.train.horizons is not None:
+        yield from _drawn_horizons(config, window or horizon)
     if window and window != horizon and getattr(config.optimizer, "learn_start", False):
         message = f"a learned start needs window = horizon, but these are {window} and {horizon}"
         yield Finding(("optimizer", "learn_start"), message, (at, ("optimizer",)))
@@ -235,6 +237,19 @@ def _cross(config: Config) -> Iterator[Finding]:
             hand.check(name, horizon)  # loads JAX for a name that is not among the common ones
         except ValueError as error:
             yield Finding(path, str(error))
+
+
+def _drawn_horizons(config: Config, window: int) -> Iterator[Finding]:
+    spec, at = config.train.horizons, ("train", "horizons")
+    if spec is not None and spec.shortest is not None and (spec.shortest % window or spec.shortest > config.train.horizon):
+        message = f"{spec.shortest} is not a multiple of the window {window} up to the horizon {config.train.horizon}"
+        yield Finding((*at, "shortest"), message, (("train", "estimator", "window"), ("train", "horizon")))
+    if config.train.weights == "last" or isinstance(config.train.weights, list):
+        yield Finding(
+            ("train", "weights"), "tasks with horizons of their own have no common steps: all, or {last: share}", (at,)
+        )
+    if config.few_shot:
+        yield Finding(at, "not for few-shot problems, whose episodes are as long as their number of updates")
 
 
 def _listed_weights(weights: list[float], horizon: int, window: int) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, JsonValue, StringConstraints, create_model
 
 from l2lcli import registry
-from l2lcli.base import EstimatorSpec, KindSpec, ProblemSpec, Spec
+from l2lcli.base import EstimatorSpec, KindSpec, Objective, ProblemSpec, Spec
 from l2lcli.config.yaml_read import Path
 
 KINDS: dict[Path, str] = {("problem",): "quadratic", ("optimizer",): "lstm", ("train", "estimator"): "auto"}  # the defaults
@@ -42,6 +42,35 @@ class MetaOptimizerSpec(Spec):
     """Glob on a parameter's path in phi -> factor of its learning rate; the first match counts, and 0 keeps it as it is."""
 
 
+class LastSpec(Spec):
+    """Only the end of a run counts."""
+
+    last: float = Field(gt=0, le=1)
+    """The share of its steps, at its end, that count, all alike."""
+
+
+class MetaLossSpec(Spec):
+    """How a loss is measured that is to be made low: what makes tasks of different scale count alike."""
+
+    measure: Literal["plain", "relative", "log"] = "plain"
+    """The loss itself, over its value at the start, or its logarithm."""
+    cut: float | None = Field(default=None, gt=0)
+    """A loss counts as at most so many times its value at the start, so that one run that diverges has not the say alone."""
+
+
+class HorizonsSpec(Spec):
+    """Tasks with horizons of their own, each of which begins anew when its own is over.
+
+    Horizons are multiples of the window, up to train.horizon, evenly in the logarithm. A meta-gradient then sees early and late
+    steps at once.
+    """
+
+    shortest: Positive | None = None
+    """Steps, a multiple of the window; null: one window."""
+    curriculum: float = Field(default=0.0, ge=0, le=1)
+    """The part of meta-training in which the longest horizon grows, from the shortest to train.horizon."""
+
+
 class TrainSpec(Spec):
     """Meta-training."""
 
@@ -55,6 +84,8 @@ class TrainSpec(Spec):
     """Optimizees trained side by side (M)."""
     horizon: Positive = 100
     """Optimizee steps in an episode (T)."""
+    horizons: HorizonsSpec | None = None
+    """Horizons that are drawn for each task; null, as published: all have the same, and run in lock-step."""
     estimator: EstimatorSpec
     """How the meta-gradient is estimated."""
     meta_optimizer: MetaOptimizerSpec = MetaOptimizerSpec()
@@ -65,8 +96,11 @@ class TrainSpec(Spec):
     """Fresh optimizees in a validation."""
     patience: Episodes | None = None
     """Validations without improvement after which training stops; null for never."""
-    weights: Literal["all", "last"] | list[Annotated[float, Field(ge=0)]] = "all"
-    """How much the losses at steps 1 … horizon count: every one alike, the last alone, or a number for each step."""
+    weights: Literal["all", "last"] | list[Annotated[float, Field(ge=0)]] | LastSpec = "all"
+    """How much the losses at steps 1 … horizon count: every one alike, the last alone, those of the last part, {last: 0.2}, or
+    a number for each step."""
+    meta_loss: MetaLossSpec = MetaLossSpec()
+    """How a loss is measured."""
     checkpoint_seconds: float = Field(default=20, ge=0, le=86_400)
     """Least time from one checkpoint to the next, in seconds."""
 
@@ -83,9 +117,15 @@ class TrainSpec(Spec):
     @property
     def step_weights(self) -> tuple[float, ...]:
         """w_1 … w_T."""
-        if self.weights == "all":
+        if self.weights == "all" or isinstance(self.weights, LastSpec):
             return (1.0,) * self.horizon
         return (0.0,) * (self.horizon - 1) + (1.0,) if self.weights == "last" else tuple(self.weights)
+
+    @property
+    def objective(self) -> Objective:
+        """What meta-training makes low."""
+        last = self.weights.last if isinstance(self.weights, LastSpec) else None
+        return Objective(self.step_weights, last, self.meta_loss.measure, self.meta_loss.cut)
 
 
 class EvalSpec(Spec):

@@ -9,7 +9,7 @@ from l2lcli.config.specs import KINDS
 from l2lcli.config.yaml_read import MAX_DEPTH, Fault, Node, Path, Place, shown
 
 # Mappings whose keys are names that a user made up.
-NAMED = (("eval", "variants"), ("optimizer", "groups"), ("train", "meta_optimizer", "factors"))
+NAMED = (("problem", "members"), ("eval", "variants"), ("optimizer", "groups"), ("train", "meta_optimizer", "factors"))
 
 
 def trail(tree: Node, path: Path) -> list[Node]:

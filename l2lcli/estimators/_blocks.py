@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from l2lcli.base import Intervals, Key, LearnedOptimizer, Phi, Theta
-from l2lcli.estimators._recording import Job, Window
+from l2lcli.estimators._recording import Job, Window, suffix_sums
 from l2lcli.estimators._sampling import draw
 from l2lcli.inner.flat import length, ravel
 
@@ -45,7 +45,7 @@ def member_gradient(
       key: of the sample; not consumed.
       phi: its parameters.
       window: the record; its state, theta, gradients and cotangents are this family's own.
-      weights: w_t of the window's steps [W].
+      weights: what the cotangents at the window's steps count for [W].
       theta: theta at the window's beginning, before a learned start is applied; leaves [M, ...].
       block: coordinates at a time.
       sample: coordinates of each task that are replayed; None for all.
@@ -62,7 +62,7 @@ def member_gradient(
     if sample is not None and sample < counts.shape[1]:
         keys = jax.random.split(jax.random.fold_in(key, intervals[0][0]), job.tasks)
         coordinates = jax.vmap(lambda key, of_task: sampled(key, of_task, weights, sample))(keys, coordinates)
-    grad, by_start = surrogate_gradient(member, part, coordinates, window.values, weights / job.tasks, block)
+    grad, by_start = surrogate_gradient(member, part, coordinates, window.values, window.horizon, weights / job.tasks, block)
     grad = back(grad)[0]
     if member.start is None:
         return grad
@@ -81,8 +81,9 @@ def sampled(key: Key, of_task: Coordinates, weights: jax.Array, count: int) -> C
 
 
 def surrogate_gradient(
-    optimizer: LearnedOptimizer, phi: Phi, coordinates: Coordinates, values: jax.Array, weights: jax.Array, block: int
-) -> tuple[Phi, jax.Array | None]:
+    optimizer: LearnedOptimizer, phi: Phi, coordinates: Coordinates, values: jax.Array, horizon: jax.Array,
+    weights: jax.Array, block: int,
+) -> tuple[Phi, jax.Array | None]:  # fmt: skip
     """d/dphi of Σ_{m,t} w_t ⟨c_t, theta_t(phi)⟩, block by block.
 
     Args:
@@ -90,6 +91,7 @@ def surrogate_gradient(
       phi: its parameters.
       coordinates: N of each of M tasks.
       values: the losses that it was fed [M, W].
+      horizon: T that each task's was told, [M].
       weights: w_t [W].
       block: coordinates at a time.
 
@@ -123,7 +125,7 @@ def surrogate_gradient(
 
         def of(phi, theta):
             moved = of_block._replace(theta=theta)
-            return surrogate(optimizer, structure.unflatten(phi), moved, values[task], cotangents)
+            return surrogate(optimizer, structure.unflatten(phi), moved, values[task], horizon[task], cotangents)
 
         part = [cut(leaf[None], 0, start) if own else leaf for leaf, own in zip(leaves, sliced, strict=True)]
         if optimizer.start is None:
@@ -142,7 +144,7 @@ def surrogate_gradient(
 
 
 def surrogate(
-    optimizer: LearnedOptimizer, phi: Phi, of_block: Coordinates, values: jax.Array, cotangents: jax.Array
+    optimizer: LearnedOptimizer, phi: Phi, of_block: Coordinates, values: jax.Array, horizon: jax.Array, cotangents: jax.Array
 ) -> jax.Array:
     """Σ_t ⟨cotangent_t, theta_t(phi)⟩, (), of B coordinates of one task; differentiable in phi and in their theta.
 
@@ -151,11 +153,12 @@ def surrogate(
       phi: its parameters, those indexed by coordinate [B].
       of_block: leaves of the state [..., B] or (), theta [B], gradients [W, B].
       values: the losses that it was fed [W].
+      horizon: T that it was told, ().
       cotangents: w_t c_t, times what each coordinate counts for, [W, B].
     """
     if optimizer.replay is not None and optimizer.replay.window is not None:
         # theta_t is theta and a sum of updates: the cotangent of an update is the sum of those of every later theta.
-        later = jnp.flip(jnp.cumsum(jnp.flip(cotangents, 0), 0), 0)
+        later = suffix_sums(cotangents)
         updates = optimizer.replay.window(phi, of_block.opt, of_block.grads)
         return jnp.vdot(later, updates) + jnp.vdot(cotangents.sum(0), of_block.theta)
     tx = optimizer.bind(phi)
@@ -163,7 +166,7 @@ def surrogate(
     def step(carry: tuple[Any, Any], now: tuple[Any, Any]) -> tuple[Any, Any]:  # an update may read theta: it is carried along
         theta, opt = carry
         grad, value = now
-        update, opt = tx.update(grad, opt, theta, value=value)
+        update, opt = tx.update(grad, opt, theta, value=value, horizon=horizon)
         theta = optax.apply_updates(theta, update)
         return (theta, opt), theta
 

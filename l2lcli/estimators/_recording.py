@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
-from l2lcli.base import Data, Inner, Key, LearnedOptimizer, Phi, Problem
+from l2lcli.base import Data, Inner, Key, LearnedOptimizer, Objective, Phi, Problem
 from l2lcli.estimators._sharding import AXIS
 from l2lcli.estimators._split import Split
 from l2lcli.inner.flat import each, flat, length, ravel, take
+from l2lcli.inner.objective import slopes
 from l2lcli.inner.query import score_on_query
-from l2lcli.inner.unroll import axes, begun, drawn, fresh, unroll
+from l2lcli.inner.unroll import axes, begun, drawn, fresh, standing, unroll
 
 SMALL = 1024  # coordinates of a task up to which tasks run side by side
 
@@ -26,7 +28,7 @@ class Job(NamedTuple):
     judged: Problem  # whose loss on its query is the outer loss; f itself where it has no query
     optimizer: LearnedOptimizer  # replayable
     tasks: int  # M, of this device where tasks are split over devices
-    weights: tuple[float, ...]  # w_1 … w_T
+    objective: Objective  # w_1 … w_T and g
     steps: int  # W
     devices: int  # over which the coordinates of every task are split
 
@@ -37,6 +39,8 @@ class Job(NamedTuple):
     @property
     def whole(self) -> LearnedOptimizer:
         """The optimizer of any theta, its state that of this device's own coordinates."""
+        if self.optimizer.replay is not None and self.optimizer.replay.composed is not None:
+            return self.optimizer  # it looks at whole tensors, which every device has
         return flat(self.optimizer, lambda member, size: self.split(size).optimizer(member))
 
 
@@ -46,6 +50,7 @@ class Window(NamedTuple):
     losses: jax.Array  # [M, W] f at t+1 … t+W
     scores: jax.Array  # [M, W] the outer loss there
     values: jax.Array  # [M, W] the losses that the optimizer was fed at t … t+W-1
+    horizon: jax.Array  # [M] the T that it was told
     opt: ByMember  # the optimizer's state at the window's beginning: leaves [M, ..., N], or [M] of scalars
     theta: ByMember  # [M, N] theta there, with a learned start already moved to it
     grads: ByMember  # [M, W, N] the gradients that the optimizer was fed at t … t+W-1
@@ -55,7 +60,7 @@ class Window(NamedTuple):
 def begin(job: Job, key: Key, phi: Phi, data: Data) -> Inner:
     """M fresh optimizees, a learned start not yet applied: that is done where the window begins. The key is consumed."""
     make = fresh if job.optimizer.start is None else drawn
-    one = lambda key: make(job.problem, job.whole, phi, key, data)
+    one = lambda key: make(job.problem, job.whole, phi, key, data, len(job.objective.weights))
     return jax.vmap(one, out_axes=axes())(jax.random.split(key, job.tasks))
 
 
@@ -81,7 +86,7 @@ def record_window(job: Job, phi: Phi, data: Data, state: Inner) -> tuple[Inner, 
         value, grad = jax.value_and_grad(job.judged.loss)(theta, query)
         return value, own(grad)
 
-    score = score_on_query(job.judged, job.weights, data, judge)
+    score = score_on_query(job.judged, job.objective.weights, data, judge)
 
     def one(inner: Inner) -> tuple[Inner, tuple[Any, ...]]:
         if job.optimizer.start is not None:
@@ -93,22 +98,47 @@ def record_window(job: Job, phi: Phi, data: Data, state: Inner) -> tuple[Inner, 
         scores, later = (found.losses, own(found.end.grad)) if score is None else found.scores
         return found.end, (found.losses, scores, values, own(inner.theta), grads, later)
 
-    after, (losses, scores, values, *coordinates) = _over_tasks(one, state, job.steps)
-    return after, Window(losses, scores, values, state.opt, *coordinates)
+    after, (losses, scores, values, *coordinates) = over_tasks(one, state, job.steps)
+    horizon = jnp.broadcast_to(state.horizon, (job.tasks,))
+    return after, Window(losses, scores, values, horizon, state.opt, *coordinates)
 
 
-def _over_tasks(one: Callable[[Inner], tuple[Inner, Any]], state: Inner, steps: int) -> tuple[Inner, Any]:
-    """`one` of each task's Inner: side by side where a task is small, one after the other where it fills the machine.
+def weighed(job: Job, window: Window, state: Inner) -> tuple[jax.Array, Window]:
+    """What the cotangents at the steps of a window count for, [W], and the window.
+
+    Where that differs between tasks, the cotangents of the window that is returned have been multiplied by it, and count for 1.
+    """
+    counts = jax.vmap(lambda scores, inner: slopes(job.objective, scores, inner), in_axes=(0, standing(state)))(
+        window.scores, state
+    )
+    if job.objective.measure == "plain" and job.objective.cut is None and state.t.ndim == 0:
+        return counts[0], window
+
+    def times(grads: jax.Array, later: jax.Array) -> jax.Array:
+        return counts[..., None] * (later if later.ndim == 3 else jnp.concatenate([grads[:, 1:], later[:, None]], 1))
+
+    return jnp.ones_like(counts[0]), window._replace(later=jax.tree.map(times, window.grads, window.later))
+
+
+def suffix_sums(cotangents: jax.Array) -> jax.Array:
+    """Σ_{s ≥ t} of cotangents [W, ...] of theta: those of the updates, each of which every later theta contains."""
+    return jnp.flip(jnp.cumsum(jnp.flip(cotangents, 0), 0), 0)
+
+
+def over_tasks(one: Callable[[Inner], tuple[Inner, Any]], state: Inner, steps: int) -> tuple[Inner, Any]:
+    """`one`, so many steps of a task's Inner, of each task: side by side where tasks are small, else one after the other.
 
     Side by side, the LSTM's arrays have the tasks as another axis, and XLA transposes them at every step.
     """
     tasks = state.value.shape[0]
     if sum(leaf.size for leaf in jax.tree.leaves(state.theta)) < SMALL * tasks:
-        return jax.vmap(one, in_axes=(axes(),), out_axes=(axes(), 0))(state)
+        return jax.vmap(one, in_axes=(standing(state),), out_axes=(standing(state), 0))(state)
+    if state.t.ndim:
+        return jax.lax.map(one, state)
 
     def in_turn(batched):
-        after, found = one(batched._replace(t=state.t))
-        return after._replace(t=None), found
+        after, found = one(batched._replace(t=state.t, horizon=state.horizon))
+        return after._replace(t=None, horizon=None), found
 
-    after, found = jax.lax.map(in_turn, state._replace(t=None))
-    return after._replace(t=state.t + steps), found
+    after, found = jax.lax.map(in_turn, state._replace(t=None, horizon=None))
+    return after._replace(t=state.t + steps, horizon=state.horizon), found

@@ -18,7 +18,7 @@ def over_tasks(build: Callable[[int, int], Estimator], tasks: int, devices: int)
     """An estimator whose M tasks run on `devices` devices, M / devices on each, with one reduction per meta-gradient.
 
     Args:
-      build: (number of tasks, devices that the estimator may use itself) -> estimator whose state is `Inner`.
+      build: (number of tasks, devices that the estimator may use itself) -> estimator.
       tasks: M.
       devices: how many of `jax.devices()` to use. Where they do not divide M, the estimator gets them.
 
@@ -30,7 +30,8 @@ def over_tasks(build: Callable[[int, int], Estimator], tasks: int, devices: int)
         return build(tasks, devices)
     local = build(tasks // devices, 1)
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
-    state_spec = axes(split)._replace(t=everywhere)
+    # Tasks that stand at steps of their own have t and a horizon each; of tasks in lock-step these are scalars.
+    specs = lambda state: jax.tree.map(lambda leaf: split if leaf.ndim else everywhere, state)
 
     def init(key, phi, data):
         # Keys are split once, for all M, so the optimizees do not depend on the number of devices.
@@ -40,31 +41,35 @@ def over_tasks(build: Callable[[int, int], Estimator], tasks: int, devices: int)
         def one(key, phi, data, state):
             # Marked as differing between devices, so that differentiation inside makes no reduction of its own.
             phi = jax.lax.pcast(phi, AXIS, to="varying")
+            key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
             result, state = local.estimate(key, phi, data, state)
             return Estimate(*jax.lax.pmean(tuple(result), AXIS)), state
 
         return jax.shard_map(
-            one, mesh=_mesh(devices), in_specs=(everywhere, everywhere, everywhere, state_spec),
-            out_specs=(everywhere, state_spec),
+            one, mesh=_mesh(devices), in_specs=(everywhere, everywhere, everywhere, specs(state)),
+            out_specs=(everywhere, specs(state)),
         )(key, phi, data, state)  # fmt: skip
 
-    return Estimator(init, estimate, lambda state: _on_mesh(state_spec, devices))
+    return Estimator(init, estimate, lambda state: _on_mesh(specs(state), devices))
 
 
-def by_coordinate(local: Callable[..., tuple[Estimate, Any]], devices: int) -> Callable[..., tuple[Estimate, Any]]:
+def by_coordinate(
+    local: Callable[..., tuple[Estimate, Any]], devices: int, whole: bool = False
+) -> Callable[..., tuple[Estimate, Any]]:
     """A meta-gradient of M tasks that all devices share, each with a part of the coordinates of every task.
 
     Args:
       local: (key, phi, data, Inner) -> (Estimate, Inner), for inside `shard_map` over AXIS. The leaves of `Inner.opt` are
         a device's own parts, and Estimate.grad is what they contribute; the key is a device's own, too.
       devices: how many.
+      whole: every device has the state of all coordinates.
 
     Returns:
       The same for whole states, whose vectors' last axis is divisible by `devices`.
     """
 
     def shared(key, phi, data, state):
-        everywhere, of_state = PartitionSpec(), _by_coordinate(state)
+        everywhere, of_state = PartitionSpec(), _by_coordinate(state, whole)
 
         def one(key, phi, data, state):
             estimate, state = local(jax.random.fold_in(key, jax.lax.axis_index(AXIS)), phi, data, state)
@@ -79,18 +84,20 @@ def by_coordinate(local: Callable[..., tuple[Estimate, Any]], devices: int) -> C
     return shared
 
 
-def shardings_by_coordinate(state: Inner, devices: int) -> Inner:
+def shardings_by_coordinate(state: Inner, devices: int, whole: bool = False) -> Inner:
     """How such a meta-gradient leaves the state."""
-    return _on_mesh(_by_coordinate(state), devices)
+    return _on_mesh(_by_coordinate(state, whole), devices)
 
 
-def _by_coordinate(state: Inner) -> Inner:
+def _by_coordinate(state: Inner, whole: bool) -> Inner:
     everywhere = PartitionSpec()
+    if whole:
+        return axes(everywhere, everywhere)
     part = lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), AXIS) if leaf.ndim > 1 else everywhere
-    return axes(everywhere)._replace(t=everywhere, opt=jax.tree.map(part, state.opt))
+    return axes(everywhere, everywhere)._replace(opt=jax.tree.map(part, state.opt))
 
 
-def _on_mesh(specs: Inner, devices: int) -> Inner:
+def _on_mesh(specs: Any, devices: int) -> Any:
     mesh = _mesh(devices)
     is_spec = lambda x: isinstance(x, PartitionSpec)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Estimator, EstimatorSpec, LearnedOptimizer, Problem
+from l2lcli.base import Estimator, EstimatorSpec, LearnedOptimizer, Objective, Problem
 from l2lcli.estimators.autodiff import AutodiffSpec
 from l2lcli.estimators.replay import ReplaySpec
 
@@ -26,10 +26,10 @@ class AutoSpec(EstimatorSpec):
 
 @registry.estimator.register("auto", AutoSpec)
 def auto(
-    spec: AutoSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...], devices: int = 1
+    spec: AutoSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, objective: Objective, devices: int = 1
 ) -> Estimator:
     """Build the estimator that `spec` comes down to. Arguments as `autodiff`."""
     replays = optimizer.replay is not None and not (spec.second_order or optimizer.second_order) and spec.discount == 1
     otherwise = AutodiffSpec(window=spec.window, second_order=spec.second_order, discount=spec.discount)
     chosen = ReplaySpec(window=spec.window) if replays else otherwise
-    return registry.estimator.build(chosen, problem, optimizer, tasks, weights, devices)
+    return registry.estimator.build(chosen, problem, optimizer, tasks, objective, devices)

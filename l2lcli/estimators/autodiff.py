@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Estimate, Estimator, EstimatorSpec, LearnedOptimizer, Problem
+from l2lcli.base import Estimate, Estimator, EstimatorSpec, LearnedOptimizer, Objective, Problem
 
 
 class AutodiffSpec(EstimatorSpec):
@@ -24,13 +24,16 @@ class AutodiffSpec(EstimatorSpec):
     inverse, at the price of late losses that count less for early updates."""
     checkpoint: bool = True
     """Recompute each step when differentiating, instead of keeping its activations."""
+    clip: float | None = Field(default=None, gt=0)
+    """Global norm that each task's own meta-gradient is clipped to, before their mean is taken, so that none has the say alone;
+    one that is not finite counts as zero. null: the mean as it is."""
 
 
 @registry.estimator.register("autodiff", AutodiffSpec)
 def autodiff(
-    spec: AutodiffSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...], devices: int = 1
+    spec: AutodiffSpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, objective: Objective, devices: int = 1
 ) -> Estimator:
-    """Build the estimator of d/dphi mean_m Σ_t w_t f_m(theta_t), t over one window (Andrychowicz et al. 2016, Section 2).
+    """Build the estimator of d/dphi mean_m Σ_t w_t g(f_m(theta_t)), t over one window (Andrychowicz et al. 2016, Section 2).
 
     With `Problem.query`, f_m(theta_t) in that sum is the loss on the query. A learned start is part of what is
     differentiated; its window is the whole episode.
@@ -40,41 +43,56 @@ def autodiff(
       problem: f.
       optimizer: the family.
       tasks: M.
-      weights: w_1 … w_T; a window takes its own part.
+      objective: w_1 … w_T and g; a window takes its own part.
       devices: that the estimator may use by itself; this one has no use for more than 1.
     """
     import jax
     import jax.numpy as jnp
+    import optax
 
+    from l2lcli.inner.objective import of_window
     from l2lcli.inner.query import score_on_query
-    from l2lcli.inner.unroll import axes, begun, drawn, fresh, trajectory_axes, unroll
+    from l2lcli.inner.unroll import axes, begun, drawn, fresh, standing, trajectory_axes, unroll
 
     begin = fresh if optimizer.start is None else drawn  # a learned start is applied where it is differentiated
     second_order = spec.second_order or optimizer.second_order
 
     def init(key, phi, data):
-        one = lambda key: begin(problem, optimizer, phi, key, data)
+        one = lambda key: begin(problem, optimizer, phi, key, data, len(objective.weights))
         return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
+
+    def clipped(grad):
+        norm = optax.tree.norm(grad)
+        factor = jnp.minimum(1.0, spec.clip / jnp.maximum(norm, 1e-30)) if spec.clip else 1.0
+        return jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(norm), factor * leaf, 0), grad)
 
     def estimate(key, phi, data, state):
         del key  # nothing here is random beyond what the optimizees carry
 
-        score = score_on_query(problem, weights, data, problem.loss)
+        score = score_on_query(problem, objective.weights, data, problem.loss)
 
-        def objective(phi):
-            def one(inner):
-                if optimizer.start is not None:
-                    inner = begun(problem, optimizer, phi, inner, data)
-                return unroll(
-                    problem, optimizer, phi, inner, data, spec.window, second_order=second_order, discount=spec.discount,
-                    checkpoint=spec.checkpoint, score=score,
-                )  # fmt: skip
+        def one(phi, inner):
+            if optimizer.start is not None:
+                inner = begun(problem, optimizer, phi, inner, data)
+            found = unroll(
+                problem, optimizer, phi, inner, data, spec.window, second_order=second_order, discount=spec.discount,
+                checkpoint=spec.checkpoint, score=score,
+            )  # fmt: skip
+            return of_window(objective, found.scores, inner), found
 
-            found = jax.vmap(one, in_axes=(axes(),), out_axes=trajectory_axes())(state)
-            w = jax.lax.dynamic_slice(jnp.asarray(weights, found.losses.dtype), (state.t,), (spec.window,))
-            return jnp.mean(found.scores @ w), (found.end, found.losses)
+        at = standing(state)
 
-        (loss, (after, losses)), grad = jax.value_and_grad(objective, has_aux=True)(phi)
+        def mean(phi):
+            parts, found = jax.vmap(lambda inner: one(phi, inner), in_axes=(at,), out_axes=(0, trajectory_axes(at)))(state)
+            return jnp.mean(parts), (found.end, found.losses)
+
+        if spec.clip is None:
+            (loss, (after, losses)), grad = jax.value_and_grad(mean, has_aux=True)(phi)
+        else:
+            each = jax.vmap(jax.value_and_grad(one, has_aux=True), in_axes=(None, at), out_axes=((0, trajectory_axes(at)), 0))
+            (parts, found), grads = each(phi, state)
+            grad = jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(clipped)(grads))
+            loss, after, losses = parts.mean(), found.end, found.losses
         return Estimate(grad, loss, losses.mean(0)), after
 
     return Estimator(init, estimate)

@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Estimate, Estimator, EstimatorSpec, LearnedOptimizer, Problem
+from l2lcli.base import Estimate, Estimator, EstimatorSpec, LearnedOptimizer, Objective, Problem
 
 
 class ReplaySpec(EstimatorSpec):
@@ -40,7 +40,7 @@ class ReplaySpec(EstimatorSpec):
 
 @registry.estimator.register("replay", ReplaySpec)
 def replay(
-    spec: ReplaySpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, weights: tuple[float, ...], devices: int = 1
+    spec: ReplaySpec, problem: Problem, optimizer: LearnedOptimizer, tasks: int, objective: Objective, devices: int = 1
 ) -> Estimator:
     """Build the estimator; arguments as `autodiff`, and `devices` to split the blocks over.
 
@@ -50,32 +50,41 @@ def replay(
     import jax.numpy as jnp
 
     from l2lcli.estimators._blocks import member_gradient
-    from l2lcli.estimators._recording import Job, begin, record_window
+    from l2lcli.estimators._composed import composed_gradient
+    from l2lcli.estimators._recording import Job, begin, record_window, weighed
     from l2lcli.estimators._sharding import by_coordinate, shardings_by_coordinate
     from l2lcli.inner.flat import each
+    from l2lcli.inner.objective import of_window
     from l2lcli.inner.query import averaged
+    from l2lcli.inner.unroll import standing
 
     if optimizer.replay is None:
         raise ValueError("this optimizer cannot be replayed block by block: use the estimator autodiff")
     if spec.sample is not None and (optimizer.start is not None or optimizer.replay.per_coordinate is not None):
         raise ValueError("parameters with an entry for each coordinate need all of them: no estimator.sample")
-    job = Job(problem, averaged(problem, spec.batches), optimizer, tasks, weights, spec.window, devices)
+    job = Job(problem, averaged(problem, spec.batches), optimizer, tasks, objective, spec.window, devices)
+    composed = optimizer.replay.composed
 
     def local(key, phi, data, state):
         """The part of the meta-gradient that is due to this device's coordinates."""
-        after, window = record_window(job, phi, data, state)
-        w = jax.lax.dynamic_slice(jnp.asarray(weights, window.losses.dtype), (state.t,), (spec.window,))
 
         def gradient(member, intervals, phi, opt, theta, grads, later):
             recorded = window._replace(opt=opt, theta=theta, grads=grads, later=later)
             return member_gradient(job, member, intervals, key, phi, recorded, w, state.theta, spec.block, spec.sample)
 
-        theta = jax.tree.map(lambda leaf: leaf[0], state.theta)
-        grad = each(optimizer, theta, gradient, phi, window.opt, window.theta, window.grads, window.later)
-        return Estimate(grad, jnp.mean(window.scores @ w), window.losses.mean(0)), after
+        if composed is not None:
+            grad, after, window = composed_gradient(job, composed, key, phi, data, state, spec.block, spec.sample)
+        else:
+            after, window = record_window(job, phi, data, state)
+            w, window = weighed(job, window, state)
+            theta = jax.tree.map(lambda leaf: leaf[0], state.theta)
+            grad = each(optimizer, theta, gradient, phi, window.opt, window.theta, window.grads, window.later)
+        parts = jax.vmap(lambda scores, inner: of_window(objective, scores, inner), in_axes=(0, standing(state)))
+        return Estimate(grad, jnp.mean(parts(window.scores, state)), window.losses.mean(0)), after
 
     def estimate(key, phi, data, state):
-        return (local if devices == 1 else by_coordinate(local, devices))(key, phi, data, state)
+        whole = composed is not None
+        return (local if devices == 1 else by_coordinate(local, devices, whole))(key, phi, data, state)
 
-    shardings = None if devices == 1 else lambda state: shardings_by_coordinate(state, devices)
+    shardings = None if devices == 1 else lambda state: shardings_by_coordinate(state, devices, composed is not None)
     return Estimator(lambda key, phi, data: begin(job, key, phi, data), estimate, shardings)

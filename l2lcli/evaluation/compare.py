@@ -33,6 +33,7 @@ class Curves(NamedTuple):
     losses: np.ndarray  # [S, T+1] f at steps 0 … T
     steps: np.ndarray  # [K] where metrics were taken: every k steps, and at T
     metrics: dict[str, np.ndarray]  # name -> [S, K], on the whole test split
+    draws: Mapping[str, np.ndarray] = {}  # name -> [S], what was drawn for each optimizee, of a problem that says so
 
 
 class Comparison(NamedTuple):
@@ -50,8 +51,9 @@ def curves(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, s
     @jax.jit
     def run(phi, keys, data):
         def one(key):
-            inner = fresh(problem, optimizer, phi, key, data["train"])
-            test = lambda inner: measure(inner.theta, data["test"]) if measure else {}
+            inner = fresh(problem, optimizer, phi, key, data["train"], steps)
+            view = lambda inner: inner.theta if problem.units is None else problem.units(inner.theta, inner.task)
+            test = lambda inner: measure(view(inner), data["test"]) if measure else {}
             losses, metrics = [inner.value[None]], [jax.tree.map(lambda x: x[None], test(inner))]
 
             def segment(inner, _, length):
@@ -67,26 +69,35 @@ def curves(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, s
                 inner, (values, found) = segment(inner, None, rest)
                 losses.append(values)
                 metrics.append(jax.tree.map(lambda x: x[None], found))
-            return jnp.concatenate(losses), jax.tree.map(lambda *xs: jnp.concatenate(xs), *metrics)
+            draws = {} if problem.describe is None else problem.describe(inner.task)
+            return jnp.concatenate(losses), jax.tree.map(lambda *xs: jnp.concatenate(xs), *metrics), draws
 
         return jax.vmap(one)(keys)
 
-    losses, metrics = jax.tree.map(np.asarray, run(phi, keys, dict(problem.data)))
+    losses, metrics, draws = jax.tree.map(np.asarray, run(phi, keys, dict(problem.data)))
     at = [*range(0, steps + 1, every), *([steps] if steps % every else [])]
-    return Curves(losses.astype(np.float64), np.array(at), metrics)
+    return Curves(losses.astype(np.float64), np.array(at), metrics, draws)
 
 
-def tune(problem: Problem, name: str, keys: Key, steps: int, progress: Progress = UNWATCHED) -> dict[str, float]:
+def tune(
+    problem: Problem,
+    name: str,
+    keys: Key,
+    steps: int,
+    progress: Progress = UNWATCHED,
+    tried: Callable[[float, np.ndarray], None] = lambda rate, losses: None,
+) -> dict[str, float]:
     """The learning rates of a hand-made optimizer with the least mean over `keys` of each metric: {"final", "sum"}.
 
-    Three rates a decade from 1e-4 to 10; a best value at the grid's edge extends the grid on that side.
+    Three rates a decade from 1e-4 to 10; a best value at the grid's edge extends the grid on that side. `tried` hears of each
+    rate, and of its losses [S, T+1].
     """
     optimizer = hand(name, horizon=steps)
 
     @jax.jit
     def run(phis, keys, data):
         def one(phi, key):
-            inner = fresh(problem, optimizer, phi, key, data)
+            inner = fresh(problem, optimizer, phi, key, data, steps)
             return jnp.concatenate([inner.value[None], unroll(problem, optimizer, phi, inner, data, steps).losses])
 
         return jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(phis, keys)
@@ -98,6 +109,7 @@ def tune(problem: Problem, name: str, keys: Key, steps: int, progress: Progress 
         found: dict[int, dict[str, float]] = {}
         with np.errstate(over="ignore", invalid="ignore"):
             for exponent, of_rate in zip(exponents, losses, strict=True):
+                tried(GRID.rate(exponent), of_rate)
                 means = {"final": statistics.final(of_rate, problem.minibatch).mean(), "sum": statistics.total(of_rate).mean()}
                 finite = np.isfinite(of_rate).all()
                 found[exponent] = {metric: float(mean) if finite else math.inf for metric, mean in means.items()}

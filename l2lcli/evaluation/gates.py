@@ -37,7 +37,7 @@ def record(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, st
     @jax.jit
     def run(phi, keys, data):
         def one(key):
-            inner = fresh(problem, optimizer, phi, key, data)
+            inner = fresh(problem, optimizer, phi, key, data, steps)
             return unroll(problem, optimizer, phi, inner, data, steps, score=look).scores
 
         return jax.lax.map(one, keys)

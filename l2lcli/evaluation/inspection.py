@@ -47,12 +47,12 @@ def inspect(problem: Problem, optimizers: dict[str, tuple[LearnedOptimizer, Phi]
     first = next(iter(families))
     theta = jax.eval_shape(lambda key, data: problem.init(key, data)[0], key, problem.data["train"])
     size = sum(leaf.size for leaf in jax.tree.leaves(theta))
-    steps = max(1, min(steps, STEPS, FLOATS // size))
+    horizon, steps = steps, max(1, min(steps, STEPS, FLOATS // size))
     places = sorted({round(rank * (size - 1)) for rank in RANKS}, reverse=True)
 
     @jax.jit
     def run(phis: dict[str, Phi], key: Key, data: Data) -> tuple[jax.Array, dict[str, jax.Array]]:
-        inner = fresh(problem, families[first], phis[first], key, data)
+        inner = fresh(problem, families[first], phis[first], key, data, horizon)
         fed = lambda inner: (inner.value, inner.grad)
         values, grads = unroll(problem, families[first], phis[first], inner, data, steps, record=fed).recorded
         flat = jax.vmap(lambda grad: ravel_pytree(grad)[0])(grads)
@@ -60,7 +60,7 @@ def inspect(problem: Problem, optimizers: dict[str, tuple[LearnedOptimizer, Phi]
         found = {"gradient": flat[:, shown]}
         for name, family in families.items():
             tx = family.bind(phis[name])
-            replayed = _replay(tx, inner.theta, values, grads, shown)
+            replayed = _replay(tx, inner.theta, values, grads, shown, horizon)
             kinds = ("update", "step_size", "uphill")
             found |= {f"{kind}/{name}": array for kind, array in zip(kinds, replayed[:3], strict=True)}
             found |= replayed[3] if name == first else {}
@@ -71,13 +71,13 @@ def inspect(problem: Problem, optimizers: dict[str, tuple[LearnedOptimizer, Phi]
     return Inspection({key: np.asarray(array) for key, array in found.items()}, meta)
 
 
-def _replay(tx: Any, theta: Any, values: jax.Array, grads: Any, shown: jax.Array) -> tuple[Any, ...]:
+def _replay(tx: Any, theta: Any, values: jax.Array, grads: Any, shown: jax.Array, horizon: int) -> tuple[Any, ...]:
     """(updates [W, K], quantiles [W, Q], uphill [W], states) of an optimizer that is fed what was recorded."""
 
     def step(carry, fed):
         theta, opt = carry
         value, grad = fed
-        update, opt = tx.update(grad, opt, theta, value=value)
+        update, opt = tx.update(grad, opt, theta, value=value, horizon=horizon)
         u, g = ravel_pytree(update)[0], ravel_pytree(grad)[0]
         moved = g != 0
         sizes = jnp.nanquantile(jnp.where(moved, jnp.abs(u / g), jnp.nan), jnp.array(QUANTILES))

@@ -26,7 +26,7 @@ def seconds_per_step(
     steps, data = min(steps, TIMED_STEPS), problem.data["train"]
 
     def timed(optimizer: LearnedOptimizer, phi: Phi) -> Callable[[], float]:
-        inner = jax.jit(lambda phi, key, data: fresh(problem, optimizer, phi, key, data))(phi, key, data)
+        inner = jax.jit(lambda phi, key, data: fresh(problem, optimizer, phi, key, data, steps))(phi, key, data)
         run = jax.jit(lambda phi, inner, data: unroll(problem, optimizer, phi, inner, data, steps).losses)
         run(phi, inner, data).block_until_ready()
 

@@ -23,35 +23,47 @@ def namespace(root: Key, name: str) -> Key:
     return jax.random.fold_in(root, zlib.crc32(name.encode()))
 
 
-def axes(axis: Any = 0) -> Any:
-    """`in_axes` / `out_axes` for a batch of optimizees that run in lock-step, an `Inner`: everything is batched but t."""
-    return Inner(theta=axis, opt=axis, task=axis, key=axis, t=None, value=axis, grad=axis)  # pyright: ignore[reportArgumentType]
+def axes(axis: Any = 0, together: Any = None) -> Any:
+    """`in_axes` / `out_axes` for a batch of optimizees, an `Inner`.
+
+    In lock-step everything is batched but t and the horizon; where tasks stand at steps of their own, `together` is an axis.
+    """
+    return Inner(axis, axis, axis, axis, together, together, axis, axis, axis)  # pyright: ignore[reportArgumentType]
 
 
-def trajectory_axes() -> Any:
-    """The same for a `Trajectory`."""
-    return Trajectory(axes(), 0, 0, 0)  # pyright: ignore[reportArgumentType]
+def standing(inner: Inner) -> Any:
+    """The axes of this batch of optimizees."""
+    return axes(0, None if inner.t.ndim == 0 else 0)
 
 
-def fresh(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, data: Data) -> Inner:
-    """One optimizee before its first step, with f and its gradient at theta_0. The key is consumed."""
-    return begun(problem, optimizer, phi, drawn(problem, optimizer, phi, key, data), data)
+def trajectory_axes(inner: Any = None) -> Any:
+    """The same for a `Trajectory`, given those of its optimizees where they are not in lock-step."""
+    return Trajectory(axes() if inner is None else inner, 0, 0, 0)  # pyright: ignore[reportArgumentType]
 
 
-def drawn(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, data: Data) -> Inner:
+def fresh(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, data: Data, horizon: Any = 0) -> Inner:
+    """One optimizee before its first step, with f and its gradient at theta_0. The key is consumed.
+
+    horizon: the steps that it will be trained for, which its optimizer is told; 0 if nobody knows.
+    """
+    return begun(problem, optimizer, phi, drawn(problem, optimizer, phi, key, data, horizon), data)
+
+
+def drawn(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, data: Data, horizon: Any = 0) -> Inner:
     """The same before `LearnedOptimizer.start` is applied: theta is the problem's own, f and gradient are 0."""
     init_key, step_key = jax.random.split(key)
     theta, task = problem.init(init_key, data)
     value = jnp.zeros((), jax.tree.leaves(theta)[0].dtype)
     opt = optimizer.bind(phi).init(theta)
-    return Inner(theta, opt, task, step_key, jnp.zeros((), jnp.int32), value, jax.tree.map(jnp.zeros_like, theta))
+    t, horizon = jnp.zeros((), jnp.int32), jnp.asarray(horizon, jnp.int32)
+    return Inner(theta, opt, task, step_key, t, horizon, value, value, jax.tree.map(jnp.zeros_like, theta))
 
 
 def begun(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, inner: Inner, data: Data) -> Inner:
     """What `fresh` makes of what `drawn` made; differentiable in phi where the optimizer learns the start."""
     theta = inner.theta if optimizer.start is None else optimizer.start(phi, inner.theta)
     value, grad = _evidence(problem, theta, inner.task, inner.key, inner.t, data)
-    return inner._replace(theta=theta, value=value, grad=grad)
+    return inner._replace(theta=theta, first=value, value=value, grad=grad)
 
 
 class Trajectory(NamedTuple):
@@ -99,11 +111,11 @@ def unroll(
 
     def step(inner: Inner, _: None) -> tuple[Inner, tuple[jax.Array, Any, Any]]:
         tx = optimizer.bind(phi)
-        update, opt = tx.update(inner.grad, inner.opt, inner.theta, value=inner.value)
+        update, opt = tx.update(inner.grad, inner.opt, inner.theta, value=inner.value, horizon=inner.horizon)
         theta = optax.apply_updates(inner.theta, update)
         t = inner.t + 1
         value, grad = _evidence(problem, theta, inner.task, inner.key, t, data)
-        after = Inner(theta, opt, inner.task, inner.key, t, value, grad)
+        after = inner._replace(theta=theta, opt=opt, t=t, value=value, grad=grad)
         of_step = value, None if score is None else score(after), None if record is None else record(inner)
         return after._replace(theta=passed(theta), value=fed(value), grad=fed(grad)), of_step
 

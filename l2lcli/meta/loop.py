@@ -16,10 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Phi, Problem
+from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Member, Objective, Phi, Problem
 from l2lcli.config.specs import TrainSpec
+from l2lcli.estimators._mixed import restarts
+from l2lcli.inner.objective import of_window
 from l2lcli.inner.query import score_on_query
 from l2lcli.inner.unroll import fresh, namespace, unroll
+from l2lcli.meta.estimator import members, of_member
 from l2lcli.meta.optimizer import factors, learning_rate, transformation
 from l2lcli.tree import is_key
 
@@ -33,7 +36,7 @@ class MetaState(NamedTuple):
     phi: Phi
     good: Phi  # the last phi whose meta-gradient was finite
     opt: Any  # the meta-optimizer's state
-    inner: Any  # the estimator's state, M optimizees in lock-step
+    inner: Any  # the estimator's state, M optimizees; of a mixture {name: that of the member}
     step: jax.Array  # () int32 meta-steps done, skipped ones included
     failures: jax.Array  # () int32 meta-steps skipped in a row, for a meta-gradient that was not finite
 
@@ -65,8 +68,9 @@ class MetaTraining(NamedTuple):
       place: MetaState -> the same, on the devices as `advance` leaves it: else its second call would be compiled anew.
       advance: (root key, MetaState, data, count) -> (MetaState, [CAPACITY, 3] of loss, gradient norm, skipped; the first
         `count` rows are filled, fewer if a run of skipped steps ended it).
-      validate: (root key, phi, data) -> () mean over the validation seeds of Σ_{t=0}^{T-1} f(theta_t); where the config
-        weighs steps, or the problem has a query, of the weighted sum that meta-training minimises.
+      validate: (root key, phi, data) -> {"": () mean over the validation seeds of Σ_{t=0}^{T-1} f(theta_t)}; where the config
+        weighs steps or measures losses, or the problem has a query, of what meta-training minimises. Of a mixture the weighted
+        mean over its members, whose own are there by their names.
       per_episode: meta-steps per episode, T / W.
       limit: skipped meta-steps in a row that count as divergence.
     """
@@ -74,7 +78,7 @@ class MetaTraining(NamedTuple):
     init: Callable[[Key, Phi, Data], MetaState]
     place: Callable[[MetaState], MetaState]
     advance: Callable[[Key, MetaState, Data, int], tuple[MetaState, jax.Array]]
-    validate: Callable[[Key, Phi, Data], jax.Array]
+    validate: Callable[[Key, Phi, Data], dict[str, jax.Array]]
     per_episode: int
     limit: int
 
@@ -82,16 +86,14 @@ class MetaTraining(NamedTuple):
 def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Estimator, spec: TrainSpec) -> MetaTraining:
     """Build the outer loop of a config's `train` section, `spec`."""
     per_episode = spec.windows
+    begin = estimator.restart or restarts(estimator.init, per_episode)
     limit = max(20, 3 * per_episode)
     schedule = learning_rate(spec.meta_optimizer, spec.meta_steps)
     meta_optimizer = transformation(spec.meta_optimizer, schedule)
 
-    def episode(root, phi, data, step):
-        return estimator.init(jax.random.fold_in(namespace(root, "train"), step // per_episode), phi, data)
-
     def init(root, phi, data):
         # Stand-in optimizees of the right shapes: the first meta-step begins an episode and draws its own.
-        shapes = jax.eval_shape(episode, root, phi, data, 0)
+        shapes = jax.eval_shape(estimator.init, root, phi, data)
         blank = lambda s: jax.random.split(root, s.shape) if is_key(s) else jnp.zeros(s.shape, s.dtype)
         inner = jax.tree.map(blank, shapes)
         return MetaState(
@@ -107,14 +109,12 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         if estimator.shardings is None:
             return state
         inner = estimator.shardings(state.inner)
-        return jax.device_put(state, MetaState(*[inner.t] * len(state))._replace(inner=inner))
+        everywhere = jax.sharding.NamedSharding(jax.tree.leaves(inner)[0].mesh, jax.sharding.PartitionSpec())
+        placed: Any = MetaState(*[everywhere] * len(state))  # pyright: ignore[reportArgumentType]
+        return jax.device_put(state, placed._replace(inner=inner))
 
     def meta_step(root, state, data):
-        inner = jax.lax.cond(
-            state.step % per_episode == 0,
-            lambda: episode(root, state.phi, data, state.step),
-            lambda: state.inner,
-        )
+        inner = begin(namespace(root, "train"), state.step, state.phi, data, state.inner)
         key = jax.random.fold_in(namespace(root, "estimator"), state.step)
         estimate, inner = estimator.estimate(key, state.phi, data, inner)
         # Before clipping: optax.clip_by_global_norm turns an infinite gradient into NaN.
@@ -139,16 +139,27 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
 
         return jax.lax.while_loop(goes_on, body, (jnp.zeros((), jnp.int32), state, jnp.zeros((CAPACITY, 3))))[1:]
 
-    def validate(root, phi, data):
+    plain = spec.objective._replace(weights=()) == Objective(()) and spec.weights == "all"
+
+    def validate_member(member: Member, name: str, root, phi, data):
+        problem, own = member.problem, of_member(spec, name, member)
+
         def one(key):
-            inner = fresh(problem, optimizer, phi, key, data)
-            score = score_on_query(problem, spec.step_weights, data, problem.loss)
-            found = unroll(problem, optimizer, phi, inner, data, spec.horizon, score=score)
-            if score is None and spec.weights == "all":
+            inner = fresh(problem, optimizer, phi, key, data, own.horizon)
+            score = score_on_query(problem, own.step_weights, data, problem.loss)
+            found = unroll(problem, optimizer, phi, inner, data, own.horizon, score=score)
+            if score is None and plain:
                 return inner.value + found.losses[:-1].sum()
-            return jnp.vdot(found.scores, jnp.asarray(spec.step_weights))
+            return of_window(own.objective, found.scores, inner)
 
         return jax.vmap(one)(jax.random.split(namespace(root, "validation"), spec.validation_seeds)).mean()
+
+    def validate(root, phi, data):
+        parts = members(problem)
+        of = lambda name: data[name] if name else data
+        found = {name: validate_member(member, name, root, phi, of(name)) for name, member in parts.items()}
+        weights = jnp.array([member.weight for member in parts.values()])
+        return found if "" in found else found | {"": jnp.vdot(weights, jnp.stack(list(found.values()))) / weights.sum()}
 
     return MetaTraining(jax.jit(init), place, jax.jit(advance, donate_argnums=1), jax.jit(validate), per_episode, limit)
 
@@ -169,7 +180,8 @@ def run(
 
     Rows hold no clock times, so that a resumed run's are bit-equal to an uninterrupted one's: {"step", "episode", "loss",
     "grad_norm", "skipped", "learning_rate"} per episode, loss being the mean over tasks of Σ_{t=1}^T w_t f(theta_t);
-    {"step", "episode", "validation_loss", "best"} per validation, loss being `validate`'s.
+    {"step", "episode", "validation_loss", "best"} per validation, loss being `validate`'s; of a mixture also "validation", the
+    losses of its members.
     """
     schedule = learning_rate(spec.meta_optimizer, spec.meta_steps)
     step, total = int(state.step), spec.meta_steps
@@ -220,14 +232,16 @@ def _episode_row(pending: list[list[float]], step: int, per_episode: int, rate: 
 
 
 def _validated(meta, spec, root, state, record, data, step) -> tuple[Record, dict[str, Any]]:
-    loss = float(meta.validate(root, state.phi, data))
+    found = {name: float(loss) for name, loss in meta.validate(root, state.phi, data).items()}
+    loss = found.pop("")
     better = math.isfinite(loss) and loss < record.best_loss
     if better:
         record = record._replace(best=jax.tree.map(np.array, state.phi), best_loss=loss, stale=0)
     else:
         record = record._replace(stale=record.stale + 1)
-    row = {"step": step, "episode": step // meta.per_episode}
-    return record, {**row, "validation_loss": loss if math.isfinite(loss) else None, "best": better}
+    row: dict[str, Any] = {"step": step, "episode": step // meta.per_episode}
+    of_members = {"validation": found} if found else {}
+    return record, {**row, "validation_loss": loss if math.isfinite(loss) else None, "best": better, **of_members}
 
 
 def _finite(tree: Any) -> jax.Array:

@@ -85,5 +85,5 @@ def groups(spec: GroupsSpec) -> LearnedOptimizer:
             start += leaf.size
         return {name: (families[name], tuple(intervals)) for name, intervals in found.items()}
 
-    replayable = all(family.replay is not None for family in families.values())
+    replayable = all(family.replay is not None and family.replay.composed is None for family in families.values())
     return LearnedOptimizer(init, bind, replay=Replay(members=members) if replayable else None)

@@ -174,4 +174,4 @@ def episodes(spec: EpisodeSpec, name: str, splits: Splits, scale: float, provena
         lambda support, query, nearest: {"accuracy": jnp.mean(support["label"][nearest] == query["label"])},
     )
     loss, metrics = objective(learner)
-    return Problem(init, batch, loss, data, minibatch, query, metrics, joint, provenance)
+    return Problem(init, batch, loss, data, minibatch, query, metrics, joint, provenance=provenance)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from l2lcli.base import Spec, Theta
-from l2lcli.problems.networks import Activation, mlp
+from l2lcli.problems._networks import Activation, mlp
 
 if TYPE_CHECKING:
     import jax

@@ -9,7 +9,8 @@ from pydantic import Field
 from l2lcli import registry
 from l2lcli.base import Batch, Problem, ProblemSpec, Theta
 from l2lcli.problems._dataset import DatasetName
-from l2lcli.problems.networks import Activation, Init, mlp
+from l2lcli.problems._networks import Activation, Init, mlp
+from l2lcli.problems._rescaled import rescaled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,8 @@ class ClassificationSpec(ProblemSpec):
     """Images and labels, by a name that `l2l list datasets` shows; digits needs no download."""
     pool: int = Field(default=1, ge=1, le=28)
     """Images are first averaged over squares of this many pixels a side: a smaller theta, for a cheaper meta-training."""
+    grey: bool = False
+    """Colours are first averaged."""
     hidden: list[Annotated[int, Field(ge=1, le=100_000)]] = Field(default=[20], max_length=16)
     """Units of each hidden layer."""
     activation: Activation = "sigmoid"
@@ -39,6 +42,9 @@ class ClassificationSpec(ProblemSpec):
     """Normalise each hidden layer before its activation (Ba, Kiros and Hinton 2016)."""
     batch_size: int = Field(default=128, ge=1, le=1_000_000)
     """Images per step, drawn with replacement."""
+    rescale: float = Field(default=0.0, ge=0, le=10)
+    """The network computes with every array of theta times e^N(0, rescale²), drawn for each task: the same network in other
+    units."""
 
 
 @registry.problem.register("classification", ClassificationSpec)
@@ -55,15 +61,31 @@ def classification(spec: ClassificationSpec, raw_dir: str | None = None) -> Prob
 
 def on(dataset: Dataset, spec: ClassificationSpec) -> Problem:
     """The same on any images and labels in memory, whatever `spec.dataset` says."""
-    if spec.pool > 1:
-        splits = {split: {**arrays, "image": pooled(arrays["image"], spec.pool)} for split, arrays in dataset.splits.items()}
-        dataset = dataset._replace(splits=splits)
     network = mlp(tuple(spec.hidden), dataset.classes, spec.activation, spec.init, spec.init_scale, spec.layer_norm)
-    return of_network(dataset, network, spec.batch_size)
+    return rescaled(of_network(smaller(dataset, spec.pool, spec.grey), network, spec.batch_size), spec.rescale)
+
+
+def smaller(dataset: Dataset, pool: int = 1, grey: bool = False) -> Dataset:
+    """The data set with images that are averaged over colours, over squares. Raises DataError as `pooled`."""
+    if pool == 1 and not grey:
+        return dataset
+
+    def made(images: np.ndarray) -> np.ndarray:
+        return pooled(greyed(images) if grey else images, pool)
+
+    splits = {split: {**arrays, "image": made(arrays["image"])} for split, arrays in dataset.splits.items()}
+    return dataset._replace(splits=splits)
+
+
+def greyed(images: np.ndarray) -> np.ndarray:
+    """Images [n, H, W, C] uint8 -> [n, H, W] uint8, the colours averaged (rounded); others stay."""
+    import numpy as np
+
+    return images if images.ndim == 3 else np.rint(images.mean(-1)).astype(np.uint8)
 
 
 def pooled(images: np.ndarray, size: int) -> np.ndarray:
-    """Images [n, H, W] uint8, each square of `size` pixels a side averaged (rounded, halves up): [n, H/size, W/size] uint8.
+    """Images [n, H, W] or [n, H, W, C] uint8, each square of `size` pixels a side averaged (rounded, halves up).
 
     Raises DataError where squares do not fill the images.
     """
@@ -71,11 +93,21 @@ def pooled(images: np.ndarray, size: int) -> np.ndarray:
 
     from l2lcli.data.source import DataError
 
-    count, height, width = images.shape
+    count, height, width, *colours = images.shape
     if height % size or width % size:
         raise DataError(f"problem.pool: squares of {size} pixels do not fill images of {height}x{width}")
-    squares = images.reshape(count, height // size, size, width // size, size)
+    squares = images.reshape(count, height // size, size, width // size, size, *colours)
     return ((2 * squares.sum((2, 4), dtype=np.uint32) + size**2) // (2 * size**2)).astype(np.uint8)
+
+
+def on_device(dataset: Dataset) -> dict[str, Any]:
+    """{split: {"image": [n, ...] uint8, "label": [n] int32}}."""
+    import jax.numpy as jnp
+
+    return {
+        split: {"image": jnp.asarray(arrays["image"]), "label": jnp.asarray(arrays["label"], jnp.int32)}
+        for split, arrays in dataset.splits.items()
+    }
 
 
 def of_network(dataset: Dataset, network: linen.Module, batch_size: int, block: int | None = None) -> Problem:
@@ -91,10 +123,7 @@ def of_network(dataset: Dataset, network: linen.Module, batch_size: int, block: 
     import jax.numpy as jnp
     import optax
 
-    data = {
-        split: {"image": jnp.asarray(arrays["image"]), "label": jnp.asarray(arrays["label"], jnp.int32)}
-        for split, arrays in dataset.splits.items()
-    }
+    data = on_device(dataset)
 
     def init(key, data):
         return network.init(key, jnp.zeros((1, *data["image"].shape[1:])))["params"], ()

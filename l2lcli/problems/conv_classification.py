@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from l2lcli import registry
 from l2lcli.base import Problem, ProblemSpec
 from l2lcli.problems._dataset import DatasetName
-from l2lcli.problems.classification import of_network
-from l2lcli.problems.networks import Activation, Init, convnet
+from l2lcli.problems._networks import Activation, Init, convnet
+from l2lcli.problems.classification import of_network, smaller
 
 if TYPE_CHECKING:
     from l2lcli.data.loader import Dataset
@@ -26,6 +26,8 @@ class ConvClassificationSpec(ProblemSpec):
     kind: Literal["conv_classification"] = "conv_classification"
     dataset: DatasetName = "cifar10"
     """Images and labels, by a name that `l2l list datasets` shows; digits needs no download."""
+    pool: int = Field(default=1, ge=1, le=28)
+    """Images are first averaged over squares of this many pixels a side."""
     labels: list[Annotated[int, Field(ge=0, le=9)]] | None = Field(default=None, min_length=2, max_length=10)
     """The classes that are kept, renumbered 0, 1 … in this order; null for all."""
     channels: list[Width] = Field(default=[16, 16, 16], min_length=1, max_length=8)
@@ -73,7 +75,7 @@ class ConvClassificationSpec(ProblemSpec):
 def conv_classification(spec: ConvClassificationSpec, raw_dir: str | None = None) -> Problem:
     """Build the distribution: one network and data set, tasks differ in theta_0 and in the order of the minibatches.
 
-    theta: "conv_<i>" and "fc_<i>" -> {"kernel", "bias"}, as `networks.convnet`; task (); data of a split: {"image": [n, ...]
+    theta: "conv_<i>" and "fc_<i>" -> {"kernel", "bias"}, as `_networks.convnet`; task (); data of a split: {"image": [n, ...]
     uint8, "label": [n]}; batch: the same, with B rows. f is in nats per image. Metrics: accuracy, a fraction, and loss, in
     nats per image, over the test split in minibatches of B. Raises DataError if the data set cannot be loaded.
     """
@@ -87,8 +89,7 @@ def on(dataset: Dataset, spec: ConvClassificationSpec) -> Problem:
     import jax
     from jax.flatten_util import ravel_pytree
 
-    if spec.labels is not None:
-        dataset = chosen(dataset, spec.labels)
+    dataset = smaller(dataset if spec.labels is None else chosen(dataset, spec.labels), spec.pool)
     norm = "batch" if spec.batch_norm else "layer" if spec.layer_norm else None
     network = convnet(tuple(spec.channels), spec.kernel, tuple(spec.hidden), dataset.classes, norm, spec.activation)
     # Measured in minibatches of the size trained with: batch norm's statistics are those of one.

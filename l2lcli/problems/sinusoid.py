@@ -10,7 +10,7 @@ from pydantic import Field
 from l2lcli import registry
 from l2lcli.base import Joint, Problem, ProblemSpec
 from l2lcli.problems._learners import features
-from l2lcli.problems.networks import Activation, mlp
+from l2lcli.problems._networks import Activation, mlp
 
 AMPLITUDE, PHASE, X = (0.1, 5.0), (0.0, math.pi), (-5.0, 5.0)  # intervals that are drawn from, evenly
 JOINT_BATCH = 256  # points per step, each of another sinusoid, of training on all of them together

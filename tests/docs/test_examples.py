@@ -59,7 +59,7 @@ def test_it_has_a_meta_gradient_and_its_optimizee_learns(example):
     """With Adam, whose rate is what the meta-gradient is of: what is to be learned can be."""
     name, built, _ = example
     spec, data, test = built.config.train, built.problem.data["train"], built.problem.data["test"]
-    estimator = registry.estimator.build(spec.estimator, built.problem, built.optimizer, spec.tasks, spec.step_weights, 1)
+    estimator = registry.estimator.build(spec.estimator, built.problem, built.optimizer, spec.tasks, spec.objective, 1)
     phi = built.phi()
 
     @jax.jit

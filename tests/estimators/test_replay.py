@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from l2lcli import registry
-from l2lcli.base import LearnedOptimizer, Replay
+from l2lcli.base import LearnedOptimizer, Objective, Replay
 from l2lcli.inner.flat import flat, ravel
 from l2lcli.optimizers._averages import AveragesSpec
 from l2lcli.optimizers._lstm_cell import fuse, window
@@ -64,7 +64,7 @@ def as_dtype(tree, dtype):
 def gradients(kind, family, problem, dtype, window, **more):
     """The meta-gradients of an episode's windows, and phi."""
     spec = registry.estimator.specs()[kind](window=window, **more)
-    made = registry.estimator.build(spec, PROBLEMS[problem], flat(FAMILIES[family]), M, WEIGHTS)
+    made = registry.estimator.build(spec, PROBLEMS[problem], flat(FAMILIES[family]), M, Objective(WEIGHTS))
     data = PROBLEMS[problem].data["train"]
     theta = as_dtype(PROBLEMS[problem].init(jax.random.key(0), data)[0], dtype)
     phi = as_dtype(FAMILIES[family].init(jax.random.key(1), theta), dtype)
@@ -126,7 +126,7 @@ def test_what_cannot_be_replayed_is_refused():
     whole = FAMILIES["adam"]._replace(replay=None)
     spec = registry.estimator.specs()["replay"]()
     with pytest.raises(ValueError, match="cannot be replayed block by block"):
-        registry.estimator.build(spec, PROBLEMS["quadratic"], whole, M, WEIGHTS)
+        registry.estimator.build(spec, PROBLEMS["quadratic"], whole, M, Objective(WEIGHTS))
 
 
 def test_memory_is_a_blocks_not_the_windows():
@@ -136,7 +136,9 @@ def test_memory_is_a_blocks_not_the_windows():
     phi = family.init(jax.random.key(1), problem.init(jax.random.key(0), data)[0])
     needed = {}
     for kind, more in {"replay": {}, "autodiff": {"checkpoint": False}}.items():
-        made = registry.estimator.build(registry.estimator.specs()[kind](window=20, **more), problem, family, 1, (1.0,) * 20)
+        made = registry.estimator.build(
+            registry.estimator.specs()[kind](window=20, **more), problem, family, 1, Objective((1.0,) * 20)
+        )
         state = made.init(jax.random.key(2), phi, data)
         compiled = jax.jit(made.estimate).lower(jax.random.key(3), phi, data, state).compile()
         needed[kind] = compiled.memory_analysis().temp_size_in_bytes

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from l2lcli import registry
+from l2lcli.base import Objective
 from l2lcli.estimators._sampling import draw
 from l2lcli.inner.flat import flat
 from l2lcli.inner.query import averaged
@@ -37,7 +38,7 @@ def test_the_mean_of_sampled_meta_gradients_is_the_exact_one(family):
 
     def estimates(keys, **more):
         spec = registry.estimator.specs()["replay"](window=3, block=2, **more)
-        made = registry.estimator.build(spec, problem, optimizer, M, weights)
+        made = registry.estimator.build(spec, problem, optimizer, M, Objective(weights))
         _, state = made.estimate(jax.random.key(3), phi, data, made.init(jax.random.key(2), phi, data))  # a window of its own
         found = jax.jit(jax.vmap(lambda key: made.estimate(key, phi, data, state)[0].grad))(keys)
         return np.concatenate([np.asarray(leaf).reshape(len(keys), -1) for leaf in jax.tree.leaves(found)], 1)
@@ -75,7 +76,7 @@ def test_an_outer_loss_over_several_minibatches_is_their_mean_and_replay_differe
         (kinds["replay"](window=2, batches=3), problem),
         (kinds["autodiff"](window=2), many._replace(batch=batch)),
     ):
-        made = registry.estimator.build(spec, of, optimizer, M, weights)
+        made = registry.estimator.build(spec, of, optimizer, M, Objective(weights))
         state = jax.jit(made.init)(jax.random.key(2), phi, data)
         found.append(jax.jit(made.estimate)(jax.random.key(3), phi, data, state)[0])
     np.testing.assert_allclose(found[0].loss, found[1].loss, rtol=1e-5)
@@ -88,7 +89,7 @@ def test_an_outer_loss_over_several_minibatches_is_their_mean_and_replay_differe
 def test_what_cannot_be_sampled_or_averaged_is_refused():
     kind = registry.estimator.specs()["replay"]
     with pytest.raises(ValueError, match="no minibatches to average"):
-        registry.estimator.build(kind(batches=2), PROBLEMS["quadratic"], FAMILIES["lstm"], M, (1.0,) * 20)
+        registry.estimator.build(kind(batches=2), PROBLEMS["quadratic"], FAMILIES["lstm"], M, Objective((1.0,) * 20))
     learned = registry.optimizer.build(MamlFirstOrderSpec())
     with pytest.raises(ValueError, match="need all of them"):
-        registry.estimator.build(kind(sample=2), PROBLEMS["quadratic"], learned, M, (1.0,) * 20)
+        registry.estimator.build(kind(sample=2), PROBLEMS["quadratic"], learned, M, Objective((1.0,) * 20))

@@ -12,6 +12,7 @@ import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 import jax.numpy as jnp
 from l2lcli import registry
+from l2lcli.base import Objective
 from l2lcli.estimators import _sharding
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 from l2lcli.problems.quadratic import QuadraticSpec
@@ -21,7 +22,7 @@ family = lstm(LstmSpec(hidden=3))
 phi = family.init(jax.random.key(1), {"theta": jnp.zeros(4)})
 for kind in ("autodiff", "replay"):
     spec = registry.estimator.specs()[kind]
-    build = lambda *n: registry.estimator.build(spec(window=5), problem, family, n[0], (1.0,) * 10, n[1])
+    build = lambda *n: registry.estimator.build(spec(window=5), problem, family, n[0], Objective((1.0,) * 10), n[1])
     found = []
     for devices in (1, 2):
         made = _sharding.over_tasks(build, 4, devices)
@@ -45,7 +46,7 @@ found = []
 for devices in (1, 2):  # one task, whose coordinates are split: 4 in blocks of 3, then 6 in blocks of 1 over 2 devices
     for size, block in ((4, 3), (5, 1)):
         small = registry.problem.build(QuadraticSpec(dimension=size), None)
-        made = registry.estimator.build(ReplaySpec(window=5, block=block), small, family, 1, (1.0,) * 10, devices)
+        made = registry.estimator.build(ReplaySpec(window=5, block=block), small, family, 1, Objective((1.0,) * 10), devices)
         state = made.init(jax.random.key(2), phi, ())
         found.append(jax.tree.map(np.asarray, jax.jit(made.estimate)(jax.random.key(3), phi, (), state)[0]))
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found[:2], found[2:])
@@ -59,6 +60,7 @@ import jax, jax.numpy as jnp
 jax.config.update("jax_num_cpu_devices", 2)
 from l2lcli.config.specs import MetaOptimizerSpec, TrainSpec
 from l2lcli import registry
+from l2lcli.base import Objective
 from l2lcli.estimators import _sharding
 from l2lcli.estimators.replay import ReplaySpec
 from l2lcli.meta.loop import meta_training
@@ -75,7 +77,7 @@ problem = registry.problem.build(QuadraticSpec(dimension=4), None)
 family = lstm(LstmSpec(layers=1, hidden=3))
 for tasks in (2, 1):  # a task on each device; one task, whose coordinates are split
     spec = ReplaySpec(window=5)
-    build = lambda *n: registry.estimator.build(spec, problem, family, n[0], (1.0,) * 10, n[1])
+    build = lambda *n: registry.estimator.build(spec, problem, family, n[0], Objective((1.0,) * 10), n[1])
     adam = MetaOptimizerSpec(name="adam", learning_rate=0.01, schedule="cosine", clip=1.0, factors={})
     section = TrainSpec(
         episodes=4, horizon=10, tasks=tasks, estimator=spec, validation_seeds=2, weights="all", meta_optimizer=adam

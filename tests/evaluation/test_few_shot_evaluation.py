@@ -9,6 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from l2lcli import experiment, registry
+from l2lcli.base import Objective
 from l2lcli.config import ConfigError, load
 from l2lcli.evaluation import few_shot, gates
 from l2lcli.inner.unroll import namespace
@@ -154,7 +155,7 @@ def test_the_published_protocol_runs_on_a_folder_of_images(home, tmp_path):
     path = REPOSITORY / "configs" / "miniimagenet-5way-1shot.yaml"
     made = experiment.build(load(path, [f"{key}={value}" for key, value in small.items()]))
     phi = made.phi()
-    estimator = registry.estimator.build(made.config.train.estimator, made.problem, made.optimizer, 1, (0.0, 1.0), 1)
+    estimator = registry.estimator.build(made.config.train.estimator, made.problem, made.optimizer, 1, Objective((0.0, 1.0)), 1)
     data = made.problem.data["train"]
     state = jax.jit(estimator.init)(ROOT, phi, data)
     found, _ = jax.jit(estimator.estimate)(ROOT, phi, data, state)

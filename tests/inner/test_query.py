@@ -11,6 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from l2lcli import registry
+from l2lcli.base import Objective
 from l2lcli.config import ConfigError, config_class, load
 from l2lcli.estimators import _sharding
 from l2lcli.inner.flat import flat
@@ -54,7 +55,7 @@ def phi_of(optimizer, dtype, seed=0):
 def estimate(kind, optimizer, dtype, w=LAST, window=T, phi=None, **more):
     """The meta-gradients of an episode's windows."""
     spec = registry.estimator.specs()[kind](window=window, **more)
-    made = registry.estimator.build(spec, PROBLEM, flat(optimizer), M, w)
+    made = registry.estimator.build(spec, PROBLEM, flat(optimizer), M, Objective(w))
     phi = phi_of(optimizer, dtype) if phi is None else phi
     state, found = as_dtype(made.init(jax.random.key(2), phi, ()), dtype), []
     for _ in range(T // window):
@@ -144,7 +145,7 @@ def two_devices():
         spec = registry.estimator.specs()["auto"](window=T)
         phi = phi_of(optimizer, jnp.float32)
         for devices in (1, 2):
-            build = lambda *n: registry.estimator.build(spec, PROBLEM, optimizer, n[0], LAST, n[1])  # noqa: B023
+            build = lambda *n: registry.estimator.build(spec, PROBLEM, optimizer, n[0], Objective(LAST), n[1])  # noqa: B023
             made = _sharding.over_tasks(build, tasks, devices)
             state = jax.jit(made.init)(jax.random.key(2), phi, ())
             found.append(jax.tree.map(np.asarray, jax.jit(made.estimate)(jax.random.key(3), phi, (), state)[0]))
@@ -167,7 +168,7 @@ def test_validation_measures_what_is_trained_for():
     )
     assert spec.step_weights == SOME and spec.model_copy(update={"weights": "last"}).step_weights == LAST
     spec = spec.model_copy(update={"estimator": registry.estimator.specs()["auto"](window=T)})
-    made = registry.estimator.build(spec.estimator, PROBLEM, optimizer, M, SOME)
+    made = registry.estimator.build(spec.estimator, PROBLEM, optimizer, M, Objective(SOME))
     found = meta_training(PROBLEM, optimizer, made, spec).validate(jax.random.key(0), phi, ())
     total = 0.0
     for key in jax.random.split(namespace(jax.random.key(0), "validation"), 3):
@@ -177,7 +178,7 @@ def test_validation_measures_what_is_trained_for():
             grad = jax.grad(PROBLEM.loss)(theta, task["support"])
             theta = jax.tree.map(lambda x, g: x - jnp.exp(phi["log_learning_rate"]) * g, theta, grad)
             total += w * PROBLEM.loss(theta, task["query"]) / 3
-    np.testing.assert_allclose(found, total, rtol=1e-5)
+    np.testing.assert_allclose(found[""], total, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

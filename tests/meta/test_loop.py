@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from l2lcli import registry
-from l2lcli.base import Estimate, Estimator
+from l2lcli.base import Estimate, Estimator, Objective
 from l2lcli.config.specs import MetaOptimizerSpec, TrainSpec
 from l2lcli.estimators.autodiff import AutodiffSpec, autodiff
 from l2lcli.inner.unroll import fresh, namespace, unroll
@@ -42,7 +42,7 @@ def section(**more):
 
 
 def estimator(spec):
-    return autodiff(spec.estimator, PROBLEM, FAMILY, spec.tasks, (1.0,) * spec.horizon)
+    return autodiff(spec.estimator, PROBLEM, FAMILY, spec.tasks, Objective((1.0,) * spec.horizon))
 
 
 def begin(meta, phi=PHI):

@@ -12,7 +12,7 @@ import pytest
 
 import l2lcli
 from l2lcli import config, experiment, registry
-from l2lcli.base import Problem, Spec
+from l2lcli.base import Objective, Problem, Spec
 from l2lcli.optimizers.groups import Group, GroupsSpec, groups
 from l2lcli.optimizers.lstm import LstmSpec
 from l2lcli.problems.classification import ClassificationSpec
@@ -98,15 +98,17 @@ def test_the_loss_and_theta_reach_every_member(monkeypatch):
     # What cannot be replayed is differentiated.
     estimators = registry.estimator.specs()
     with pytest.raises(ValueError, match="cannot be replayed"):
-        registry.estimator.build(estimators["replay"](), PROBLEMS["quadratic"], family, M, WEIGHTS)
-    registry.estimator.build(estimators["auto"](), PROBLEMS["quadratic"], family, M, WEIGHTS)
+        registry.estimator.build(estimators["replay"](), PROBLEMS["quadratic"], family, M, Objective(WEIGHTS))
+    registry.estimator.build(estimators["auto"](), PROBLEMS["quadratic"], family, M, Objective(WEIGHTS))
     # A kind that another file registers is a member by its name, and groups are not.
     union = registry.optimizer.specs()["groups"](groups={"a": {"match": ["*"], "optimizer": {"kind": "whole"}}})
     assert type(union.groups["a"].optimizer) is WholeSpec
 
 
 def gradients(kind, family, problem, dtype, window, **more):
-    made = registry.estimator.build(registry.estimator.specs()[kind](window=window, **more), problem, family, M, WEIGHTS)
+    made = registry.estimator.build(
+        registry.estimator.specs()[kind](window=window, **more), problem, family, M, Objective(WEIGHTS)
+    )
     data = problem.data["train"]
     phi = as_dtype(family.init(jax.random.key(1), problem.init(jax.random.key(0), data)[0]), dtype)
     state, found = as_dtype(made.init(jax.random.key(2), phi, data), dtype), []
@@ -145,7 +147,7 @@ import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 import jax.numpy as jnp
 from l2lcli import registry
-from l2lcli.base import Problem
+from l2lcli.base import Objective, Problem
 from l2lcli.estimators.replay import ReplaySpec
 from tests.support import ROOT
 from tests.optimizers.test_groups import ADAM, SMALL, of
@@ -158,7 +160,7 @@ problem = Problem(
 family, found = of(ADAM, SMALL), []
 phi = family.init(jax.random.key(1), problem.init(jax.random.key(0), ())[0])
 for devices in (1, 2):
-    made = registry.estimator.build(ReplaySpec(window=2, block=2), problem, family, 1, (1.0,) * 4, devices)
+    made = registry.estimator.build(ReplaySpec(window=2, block=2), problem, family, 1, Objective((1.0,) * 4), devices)
     state, estimate = made.init(jax.random.key(2), phi, ()), jax.jit(made.estimate)
     for _ in range(2):
         result, state = estimate(jax.random.key(3), phi, (), state)

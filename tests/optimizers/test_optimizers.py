@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from l2lcli import registry
+from l2lcli.base import Objective
 from l2lcli.optimizers._preprocess import Clamp, DeepmindLogSign, Identity, LogSign, features, preprocess
 from l2lcli.optimizers.hand import COMMON, COSINE, check, hand
 from l2lcli.optimizers.lstm import LstmSpec, lstm
@@ -192,4 +193,4 @@ def test_what_tells_matrices_apart_is_not_replayed_by_coordinates():
     problem = registry.problem.build(registry.problem.specs()["quadratic"](), None)
     spec = registry.estimator.specs()["replay"]()
     with pytest.raises(ValueError, match="cannot be replayed"):
-        registry.estimator.build(spec, problem, lstm(LstmSpec(fan_in=6)), 1, (1.0,) * 20)
+        registry.estimator.build(spec, problem, lstm(LstmSpec(fan_in=6)), 1, Objective((1.0,) * 20))

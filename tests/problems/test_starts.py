@@ -8,7 +8,7 @@ from flax import linen
 from jax.flatten_util import ravel_pytree
 
 from l2lcli.data.loader import Dataset
-from l2lcli.problems import conv_classification, networks
+from l2lcli.problems import _networks, conv_classification
 from l2lcli.problems._convolution import EPSILON, normalise, pool
 from l2lcli.problems.classification import ClassificationSpec
 from l2lcli.problems.classification import on as classification
@@ -184,7 +184,7 @@ def test_a_cut_normal_variable_has_the_deviation_that_it_is_divided_by():
     density = np.exp(-x * x / 2)
     found = (np.trapezoid(x * x * density, x) / np.trapezoid(density, x)) ** 0.5
     assert found == pytest.approx(conv_classification.TRUNCATED, rel=1e-9)
-    assert networks.Init.__args__ == ("normal", *VARIANCE)
+    assert _networks.Init.__args__ == ("normal", *VARIANCE)
 
 
 def test_a_layer_is_normalised_in_one_way():

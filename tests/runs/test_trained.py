@@ -56,7 +56,7 @@ def test_an_old_files_config_is_completed_with_one_warning_that_names_the_keys()
     config = trained.read(OLD).config(said.append)
     unknown = "unknown keys, left out: train.meta_optimizer.deflate, train.meta_optimizer.average"
     assert len(said) == 1 and said[0].startswith(f"warning: {OLD}: ") and unknown in said[0]
-    assert "missing keys, at their defaults: imports, problem.init, problem.layer_norm" in said[0]
+    assert "missing keys, at their defaults: imports, problem.grey, problem.init, problem.layer_norm" in said[0]
     assert "\n" not in said[0]
     assert config.imports == Config.model_fields["imports"].default == []
     fields = ClassificationSpec.model_fields

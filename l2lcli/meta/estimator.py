@@ -1,0 +1,62 @@
+"""From a config's `train` section to the estimator of its meta-gradient: of one problem or a mixture, in lock-step or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from l2lcli import registry
+from l2lcli.base import Estimator, LearnedOptimizer, Member, Problem
+from l2lcli.config.specs import TrainSpec
+from l2lcli.estimators import _sharding
+from l2lcli.estimators._mixed import mixed, restarts
+from l2lcli.estimators._staggered import Horizons, staggered
+
+
+def members(problem: Problem) -> dict[str, Member]:
+    """The members of a mixture; of another problem itself alone, under the name ""."""
+    return dict(problem.members) or {"": Member(problem, 1.0)}
+
+
+def split(problem: Problem, name: str) -> Any:
+    """A problem's data of a split, "train" where it has no such; of a mixture {name: that of the member}."""
+    of = lambda problem: problem.data.get(name, problem.data["train"])
+    return {key: of(member.problem) for key, member in problem.members.items()} if problem.members else of(problem)
+
+
+def estimator(spec: TrainSpec, problem: Problem, optimizer: LearnedOptimizer, devices: int) -> Estimator:
+    """Build it.
+
+    Raises ValueError where it is none for this problem and optimizer, or a member's numbers do not fit each other.
+    """
+    if not problem.members:
+        return _single(spec, problem, optimizer, devices)
+    found = {}
+    for name, member in problem.members.items():
+        own = of_member(spec, name, member)
+        made = _single(own, member.problem, optimizer, devices)
+        made = made._replace(restart=made.restart or restarts(made.init, own.windows))
+        found[name] = made, member.weight
+    return mixed(found)
+
+
+def _single(spec: TrainSpec, problem: Problem, optimizer: LearnedOptimizer, devices: int) -> Estimator:
+    def build(tasks: int, devices: int) -> Estimator:
+        return registry.estimator.build(spec.estimator, problem, optimizer, tasks, spec.objective, devices)
+
+    whole = _sharding.over_tasks(build, spec.tasks, devices)
+    if spec.horizons is None:
+        return whole
+    growing = round(spec.horizons.curriculum * spec.meta_steps)
+    horizons = Horizons(spec.horizons.shortest or spec.estimator.window, spec.horizon, spec.estimator.window, growing)
+    return staggered(whole, problem, optimizer, spec.tasks, horizons)
+
+
+def of_member(spec: TrainSpec, name: str, member: Member) -> TrainSpec:
+    """The `train` section as a member of a mixture has it. Raises ValueError where its numbers do not fit each other."""
+    horizon, window = member.horizon or spec.horizon, member.window or spec.estimator.window
+    if horizon % window:
+        raise ValueError(f"problem.members.{name}: its window of {window} steps does not divide its horizon of {horizon}")
+    if isinstance(spec.weights, list) and len(spec.weights) != horizon:
+        raise ValueError(f"problem.members.{name}: train.weights has {len(spec.weights)} for its horizon of {horizon} steps")
+    own = {"tasks": member.tasks or spec.tasks, "horizon": horizon}
+    return spec.model_copy(update={**own, "estimator": spec.estimator.model_copy(update={"window": window})})

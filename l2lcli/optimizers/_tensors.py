@@ -1,0 +1,196 @@
+"""What an optimizer can know of a tensor of parameters, and how an update of it is brought to a size that it can be given."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import jax
+
+ROLES = 3  # matrices (convolutions among them), vectors, single numbers
+FEATURES = 16  # of a tensor, as `Tensors.features`
+DEPTH, HORIZON = 3, 4  # which of them are the logarithms of the number of matrices, and of T / 100
+SIZE = 0.9  # decay of the averages of squared gradients and of losses, and of how gradients agree with their average
+SLOW = 0.98  # decay of the slower average of losses
+TINY = 1e-12
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, "Muon": singular values end between .7 and 1.2
+
+
+class Seen(NamedTuple):
+    """State: of N coordinates and K tensors."""
+
+    mean: Any  # like theta: the average of normalised gradients, not corrected for its start at 0
+    square: jax.Array  # [K] average of the mean squared gradient of each tensor
+    first: jax.Array  # [K] the logarithm of its root at the first step
+    agree: jax.Array  # [K] average of the cosine between a gradient and the average before it
+    losses: jax.Array  # [3] fast and slow average of the loss, and the first one
+    t: jax.Array  # () steps taken
+
+
+class Tensors(NamedTuple):
+    """What is known of K tensors at one step."""
+
+    nominal: Any  # like theta: the average of normalised gradients, with a look ahead
+    live: Any  # like theta: whether a coordinate ever had a gradient
+    fans: jax.Array  # [K, 2] live inputs and outputs of a matrix; of a vector 1 and its length
+    features: jax.Array  # [K, FEATURES]
+    schedule: jax.Array  # () what is left of the step at this part of the horizon, 1 … 0
+
+
+def role(leaf: Any) -> int:
+    """Which role a tensor has: 0, 1 or 2."""
+    return 2 if leaf.size == 1 else 1 if leaf.ndim < 2 else 0
+
+
+def unseen(theta: Any) -> Seen:
+    """The state before the first gradient."""
+    import jax
+    import jax.numpy as jnp
+
+    leaves = jax.tree.leaves(theta)
+    dtype = leaves[0].dtype
+    zeros = lambda: jnp.zeros(len(leaves), dtype)  # a buffer each
+    return Seen(jax.tree.map(jnp.zeros_like, theta), zeros(), zeros(), zeros(), jnp.zeros(3, dtype), jnp.zeros((), dtype))
+
+
+def see(decay: float, state: Seen, grad: Any, theta: Any, value: Any, horizon: Any) -> tuple[Any, Tensors, Seen]:
+    """Take gradients in.
+
+    Args:
+      decay: of the average of normalised gradients.
+      state: before.
+      grad: like theta.
+      theta: the parameters.
+      value: the loss, ().
+      horizon: T, (); 0 if nobody says, and then T is always taken to be twice the steps done: an optimizer for any time.
+
+    Returns:
+      Gradients divided by their tensor's root mean square, like theta; what is known of the tensors; the new state. The
+      features are constant in what is differentiated, second derivatives flow through the rest.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    leaves, structure = jax.tree.flatten(grad)
+    dtype, t = leaves[0].dtype, state.t + 1
+    squares = jnp.stack([_mean(jnp.square(g), g != 0) for g in leaves])
+    square = SIZE * state.square + (1 - SIZE) * squares
+    root = jnp.sqrt(square / (1 - SIZE**t)) + TINY
+    x = [g / r for g, r in zip(leaves, root, strict=True)]
+    before = jax.tree.leaves(state.mean)
+    mean = [decay * m + (1 - decay) * g for m, g in zip(before, x, strict=True)]
+    live = [m != 0 for m in mean]
+    nominal = [(decay * m + (1 - decay) * g) / (1 - decay ** (t + 1)) for m, g in zip(mean, x, strict=True)]
+
+    cosine = jnp.stack([_cosine(g, m) for g, m in zip(x, before, strict=True)])
+    agree = SIZE * state.agree + (1 - SIZE) * cosine
+    started = state.t > 0
+    first = jnp.where(started, state.first, jnp.log(root))
+    value = jnp.asarray(value, dtype)
+    losses = jnp.where(started, state.losses, value)
+    losses = losses.at[:2].multiply(jnp.array([SIZE, SLOW])).at[:2].add(jnp.array([1 - SIZE, 1 - SLOW]) * value)
+    fans = jnp.stack([_fans(of_leaf, dtype) for of_leaf in live])
+
+    whole = jnp.where(jnp.asarray(horizon) > 0, horizon, 2 * t).astype(dtype)
+    part = jnp.minimum(state.t / whole, 1)
+    logs = jnp.log(jnp.maximum(jnp.abs(losses), TINY))
+    roles = jnp.array([role(g) for g in leaves])
+    matrix = (roles == 0).astype(dtype)
+    depth = jnp.sum(matrix * (squares > 0))
+    sizes = [jnp.sqrt(jnp.mean(jnp.square(p)) * fan) for p, fan in zip(jax.tree.leaves(theta), fans[:, 0], strict=True)]
+    spread = jnp.log(jnp.stack(sizes) + TINY)
+    noise = jnp.stack([jnp.sqrt(_mean(jnp.square(n), of_leaf)) for n, of_leaf in zip(nominal, live, strict=True)])
+    everywhere = lambda number: jnp.full(len(leaves), number, dtype)
+    agreement = agree / (1 - SIZE**t)
+    features = jnp.stack(
+        [
+            (roles == 1).astype(dtype),
+            matrix * jnp.log(fans[:, 0]) / 4,
+            matrix * jnp.log(fans[:, 1]) / 4,
+            everywhere(jnp.log(jnp.maximum(depth, 1))),
+            everywhere(jnp.log(whole / 100)),
+            everywhere(part),
+            everywhere(jnp.exp(-state.t / 5)),
+            everywhere(jnp.exp(-state.t / 30)),
+            jnp.log(noise + 1e-3) / 2,
+            agreement,
+            everywhere(agreement.mean()),
+            everywhere(2 * jnp.clip(logs[0] - logs[1], -1, 1)),
+            everywhere(jnp.clip(logs[0] - logs[2], -6, 3) / 3),
+            jnp.clip(jnp.log(root) - first, -6, 6) / 3,
+            matrix * jnp.clip(spread, -3, 3) / 2,
+            everywhere(1.0),
+        ],
+        1,
+    )
+    schedule = 0.5 * (1 + jnp.cos(math.pi * part))
+    features = jax.lax.stop_gradient(features)
+    known = Tensors(structure.unflatten(nominal), structure.unflatten(live), fans, features, schedule)
+    state = Seen(structure.unflatten(mean), square, first, agree, losses, t)
+    return structure.unflatten(x), known, state
+
+
+def sized(normalise: str, direction: Any, live: Any, fans: Any) -> Any:
+    """A tensor's update in the size that moves its layer's output by about one unit for inputs of about one.
+
+    orthogonal: a matrix with its singular values brought to 1, times √(outputs / inputs) (Bernstein and Newhouse 2024; Jordan
+    et al. 2024). rms: divided by the root mean square over its live coordinates, with the same Frobenius norm as the former's.
+    none: as it is, times that norm. A vector is divided by its root mean square but for none. A single number stays as it is:
+    divided by its own size it would be ±1, and have no gradient.
+    """
+    import jax.numpy as jnp
+
+    direction = jnp.where(live, direction, 0)
+    kind = role(direction)
+    if kind == 0:
+        inputs, outputs = fans[0], fans[1]
+        if normalise == "orthogonal":
+            flat = direction.reshape(-1, direction.shape[-1])
+            return jnp.sqrt(outputs / inputs) * orthogonalised(flat).reshape(direction.shape)
+        size = jnp.sqrt(outputs / inputs / jnp.maximum(inputs, outputs))
+        return size * (direction if normalise == "none" else direction / _root(direction, live))
+    return direction if kind == 2 or normalise == "none" else direction / _root(direction, live)
+
+
+def orthogonalised(matrix: jax.Array, steps: int = 5) -> jax.Array:
+    """[n, m] with its singular values brought near 1, by a Newton-Schulz iteration of fifth order (Jordan et al. 2024)."""
+    import jax.numpy as jnp
+
+    a, b, c = NEWTON_SCHULZ
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / jnp.sqrt(jnp.sum(jnp.square(x)) + TINY)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+def _root(values, live):
+    import jax.numpy as jnp
+
+    return jnp.sqrt(_mean(jnp.square(values), live) + TINY)
+
+
+def _mean(values, counted):
+    """Over the counted ones; 0 where there are none."""
+    import jax.numpy as jnp
+
+    return jnp.sum(jnp.where(counted, values, 0)) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def _cosine(a, b):
+    import jax.numpy as jnp
+
+    return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a * a) * jnp.sum(b * b) + TINY)
+
+
+def _fans(live, dtype):
+    """Live inputs and outputs of a matrix or convolution [..., inputs, outputs], at least 1; of a vector 1 and its length."""
+    import jax.numpy as jnp
+
+    if live.ndim < 2:
+        return jnp.array([1, live.size], dtype)
+    flat = live.reshape(-1, live.shape[-1])
+    return jnp.maximum(jnp.stack([flat.any(1).sum(), flat.any(0).sum()]), 1).astype(dtype)

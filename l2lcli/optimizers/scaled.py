@@ -1,0 +1,113 @@
+"""A coordinatewise rule that says in which direction, and a small network for each tensor that says how far.
+
+What a step is measured in decides whether an optimizer holds on networks that it never saw: a layer of 784 inputs wants other
+steps than one of 10. Here a rule, shared by all coordinates, is fed gradients that are divided by their tensor's root mean
+square; what it says is added to the average gradient (a nominal term: Harrison, Metz and Sohl-Dickstein 2022, "STAR"),
+brought to a size that does not depend on a layer's fans (Yang et al. 2022; Bernstein and Newhouse 2024), and multiplied by a
+step size that a second network decides from what is known of the tensor and of the run.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from l2lcli import registry
+from l2lcli.base import Composed, ComposedState, KindSpec, LearnedOptimizer, Replay, Spec
+from l2lcli.optimizers._averages import Decay
+
+Member = TypeVar("Member", bound=Spec)
+STEP = (0.35, 0.035, 0.035)  # of a matrix, a vector, a single number, at the start of meta-training
+DEPTH, HORIZON = -0.7, -0.4  # and the powers of the number of matrices and of the horizon that they are multiplied by
+LIMIT = 4.0  # of the logarithm of a step size
+
+
+class ScaledSpec(KindSpec, Generic[Member]):
+    """A coordinatewise rule whose updates are brought to a size of their own, tensor by tensor."""
+
+    kind: Literal["scaled"] = "scaled"
+    rule: Member = Field({"kind": "mlp"}, validate_default=True)
+    """Says in which direction each coordinate should move, beside the average gradient."""
+    nominal: Decay = 0.9
+    """Decay of the average gradient, to whose negative what the rule says is added."""
+    normalise: Literal["orthogonal", "rms", "none"] = "orthogonal"
+    """How the sum is brought to a size of its own: a matrix with singular values of 1, or entries of root mean square 1."""
+    hidden: int = Field(default=16, ge=0, le=1024)
+    """Units of the network that decides the step size of a tensor; 0: a linear map of what it is shown."""
+    anneal: bool = True
+    """Steps fall to zero along a half cosine at the end of the horizon."""
+
+
+@registry.optimizer.register("scaled", ScaledSpec)
+def scaled(spec: ScaledSpec) -> LearnedOptimizer:
+    """Build the family.
+
+    phi: `rule`, that of the rule, and `output/{step [3], nominal [3], linear [F], kernel [H, F], bias [H], readout [H]}`: the
+    logarithms of step size and of the nominal term's share for matrices, vectors and single numbers, and the network over the F
+    features of `_tensors.see`. Raises ValueError for a rule that is not coordinatewise, or reads parameters.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from l2lcli.inner.flat import flat
+    from l2lcli.inner.transformation import transformation
+    from l2lcli.optimizers import _tensors
+
+    family = registry.optimizer.build(spec.rule)
+    if family.replay is None or family.start is not None or family.replay.members or family.replay.composed:
+        raise ValueError(f"optimizer.rule: {spec.rule.kind!r} is not a rule for single coordinates")
+    rule = flat(family)
+
+    def init(key, theta):
+        rule_key, kernel_key = jax.random.split(key)
+        dtype = jax.tree.leaves(theta)[0].dtype
+        output = {
+            "step": jnp.log(jnp.array(STEP, dtype)),
+            "nominal": jnp.zeros(_tensors.ROLES, dtype),
+            "linear": jnp.zeros(_tensors.FEATURES, dtype).at[_tensors.DEPTH].set(DEPTH).at[_tensors.HORIZON].set(HORIZON),
+        }
+        if spec.hidden:
+            shape = spec.hidden, _tensors.FEATURES
+            output["kernel"] = jax.random.normal(kernel_key, shape, dtype) * _tensors.FEATURES**-0.5
+            output["bias"] = jnp.zeros(spec.hidden, dtype)
+            output["readout"] = jnp.zeros(spec.hidden, dtype)
+        return {"rule": rule.init(rule_key, theta), "output": output}
+
+    def feed(grad, state, theta, value, horizon):
+        return _tensors.see(spec.nominal, state, grad, theta, value, horizon)
+
+    def output(phi, said, known):
+        logs = known.features @ phi["linear"]
+        if spec.hidden:
+            logs = logs + jnp.tanh(known.features @ phi["kernel"].T + phi["bias"][None]) @ phi["readout"]
+        directions, structure = jax.tree.flatten(said)
+        roles = jnp.array([_tensors.role(d) for d in directions])
+        steps = jnp.exp(phi["step"][roles] + LIMIT * jnp.tanh(logs / LIMIT))
+        steps = steps * known.schedule if spec.anneal else steps
+        share = jnp.exp(phi["nominal"])[roles]
+        updates = [
+            step * _tensors.sized(spec.normalise, d - part * nominal, live, fans)
+            for step, d, part, nominal, live, fans in zip(
+                steps, directions, share, jax.tree.leaves(known.nominal), jax.tree.leaves(known.live), known.fans, strict=True
+            )
+        ]
+        return structure.unflatten(updates)
+
+    def bind(phi):
+        tx = rule.bind(phi["rule"])
+
+        def start(theta):
+            return ComposedState(tx.init(theta), _tensors.unseen(theta))
+
+        def update(grad, state, theta=None, *, value=None, horizon=0, **extra):
+            if theta is None or value is None:
+                raise ValueError("this optimizer reads the parameters and the loss: call update with params and value=loss")
+            x, known, fed = feed(grad, state.fed, theta, value, horizon)
+            said, of_rule = tx.update(x, state.rule, value=value, horizon=horizon)
+            return output(phi["output"], said, known), ComposedState(of_rule, fed)
+
+        return transformation(start, update)
+
+    composed = Composed(family, _tensors.unseen, feed, output)
+    return LearnedOptimizer(init, bind, replay=Replay(composed=composed))
