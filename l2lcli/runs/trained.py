@@ -48,8 +48,8 @@ class Trained(NamedTuple):
     def config(self, warn: Callable[[str], None]) -> Config:
         """The whole config that it was trained under, to evaluate it on its own problem.
 
-        `warn` is called with a line if another version of l2l wrote it: what this one does not know is left out, and what is
-        missing takes its default. Raises RunError where it names what is not registered, or a value that is none.
+        What is missing takes its default, which is what there was before there was a key. `warn` is called with a line if there
+        is something that this version does not know, which is left out. Raises RunError where it names what is not registered, or a value that is none.
         """
         try:
             config, unknown, missing = from_record(self.record)
@@ -57,7 +57,7 @@ class Trained(NamedTuple):
             said = error.faults[0]
             how = "" if "unknown kind" not in said else f"; {_how(self.run)}"
             raise RunError(f"{self.artefact}: was trained under a config that this l2l does not know: {said}{how}") from None
-        parts = {"unknown keys, left out": unknown, "missing keys, at their defaults": missing}
+        parts = {"unknown keys, left out": unknown, "missing keys, at their defaults": missing if unknown else []}
         if said := "; ".join(f"{what}: {_few(keys)}" for what, keys in parts.items() if keys):
             warn(f"warning: {self.artefact}: its config is of another version of l2l ({said})")
         return config

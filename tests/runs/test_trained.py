@@ -64,6 +64,14 @@ def test_an_old_files_config_is_completed_with_one_warning_that_names_the_keys()
     assert (config.train.episodes, config.train.meta_optimizer.clip, config.problem.hidden) == (200, 1.0, [20])
 
 
+def test_a_file_that_lacks_a_key_alone_says_nothing(tmp_path):
+    found = trained.read(OLD)
+    record = found.config(lambda line: None).model_dump(mode="json")
+    del record["problem"]["layer_norm"]
+    write_artefact(tmp_path / "older.npz", found.phi, {"config": record})
+    assert trained.read(tmp_path / "older.npz").config(pytest.fail).problem.layer_norm is False
+
+
 def test_a_file_of_this_version_says_nothing(tmp_path):
     found = trained.read(OLD)
     record = found.config(lambda line: None).model_dump(mode="json")
