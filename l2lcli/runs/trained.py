@@ -49,7 +49,8 @@ class Trained(NamedTuple):
         """The whole config that it was trained under, to evaluate it on its own problem.
 
         What is missing takes its default, which is what there was before there was a key. `warn` is called with a line if there
-        is something that this version does not know, which is left out. Raises RunError where it names what is not registered, or a value that is none.
+        is something that this version does not know, which is left out. Raises RunError where it names what is not registered,
+        or a value that is none.
         """
         try:
             config, unknown, missing = from_record(self.record)
