@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import jax
 
 ROLES = 3  # matrices (convolutions among them), vectors, single numbers
-FEATURES = 16  # of a tensor, as `Tensors.features`
+FEATURES = 19  # of a tensor, as `Tensors.features`
 DEPTH, HORIZON = 3, 4  # which of them are the logarithms of the number of matrices, and of T / 100
+AGREED, OWN, ELAPSED = 16, 17, 18  # and the sums over steps that control the step size: `see`
+CONTROL = 0.3  # part of the horizon in which it is controlled
+FADING = 30.0  # steps after which control is halved where no horizon is known
+PERIOD = 8.0, 40.0  # steps that agreement and time are counted in
 SIZE = 0.9  # decay of the averages of squared gradients and of losses, and of how gradients agree with their average
 SLOW = 0.98  # decay of the slower average of losses
 TINY = 1e-12
@@ -25,6 +28,8 @@ class Seen(NamedTuple):
     first: jax.Array  # [K] the logarithm of its root at the first step
     agree: jax.Array  # [K] average of the cosine between a gradient and the average before it
     losses: jax.Array  # [3] fast and slow average of the loss, and the first one
+    control: jax.Array  # [K, 3] sums over steps: of the network's agreement, of the tensor's own beside it, of time
+    rest: jax.Array  # () weight of the start at 0 in `mean`
     t: jax.Array  # () steps taken
 
 
@@ -51,14 +56,15 @@ def unseen(theta: Any) -> Seen:
     leaves = jax.tree.leaves(theta)
     dtype = leaves[0].dtype
     zeros = lambda: jnp.zeros(len(leaves), dtype)  # a buffer each
-    return Seen(jax.tree.map(jnp.zeros_like, theta), zeros(), zeros(), zeros(), jnp.zeros(3, dtype), jnp.zeros((), dtype))
+    mean, control = jax.tree.map(jnp.zeros_like, theta), jnp.zeros((len(leaves), 3), dtype)
+    return Seen(mean, zeros(), zeros(), zeros(), jnp.zeros(3, dtype), control, jnp.ones((), dtype), jnp.zeros((), dtype))
 
 
-def see(decay: float, state: Seen, grad: Any, theta: Any, value: Any, horizon: Any) -> tuple[Any, Tensors, Seen]:
+def see(memory: tuple[float, float], state: Seen, grad: Any, theta: Any, value: Any, horizon: Any) -> tuple[Any, Tensors, Seen]:
     """Take gradients in.
 
     Args:
-      decay: of the average of normalised gradients.
+      memory: steps over which normalised gradients are averaged at the start, and how many more with each step.
       state: before.
       grad: like theta.
       theta: the parameters.
@@ -68,6 +74,12 @@ def see(decay: float, state: Seen, grad: Any, theta: Any, value: Any, horizon: A
     Returns:
       Gradients divided by their tensor's root mean square, like theta; what is known of the tensors; the new state. The
       features are constant in what is differentiated, second derivatives flow through the rest.
+
+    How large a step a network bears shows in the cosine between a gradient and the average before it: far above 0 where steps
+    could be longer, below where they overshoot. At the step that ends lowest it comes down to about -.1 within the first quarter
+    of a run, whatever the network (measured on eight of them; the idea is that of hypergradients: Baydin et al. 2018). So its
+    sum over the first steps is a feature, with a weight that fades to 0 at `CONTROL` of the horizon: what its logarithm is
+    multiplied by is the gain of a controller of the step size.
     """
     import jax
     import jax.numpy as jnp
@@ -79,9 +91,11 @@ def see(decay: float, state: Seen, grad: Any, theta: Any, value: Any, horizon: A
     root = jnp.sqrt(square / (1 - SIZE**t)) + TINY
     x = [g / r for g, r in zip(leaves, root, strict=True)]
     before = jax.tree.leaves(state.mean)
+    decay = 1 - 1 / (memory[0] + memory[1] * state.t)
+    rest = decay * state.rest
     mean = [decay * m + (1 - decay) * g for m, g in zip(before, x, strict=True)]
     live = [m != 0 for m in mean]
-    nominal = [(decay * m + (1 - decay) * g) / (1 - decay ** (t + 1)) for m, g in zip(mean, x, strict=True)]
+    nominal = [(decay * m + (1 - decay) * g) / (1 - decay * rest) for m, g in zip(mean, x, strict=True)]
 
     cosine = jnp.stack([_cosine(g, m) for g, m in zip(x, before, strict=True)])
     agree = SIZE * state.agree + (1 - SIZE) * cosine
@@ -97,7 +111,13 @@ def see(decay: float, state: Seen, grad: Any, theta: Any, value: Any, horizon: A
     logs = jnp.log(jnp.maximum(jnp.abs(losses), TINY))
     roles = jnp.array([role(g) for g in leaves])
     matrix = (roles == 0).astype(dtype)
-    depth = jnp.sum(matrix * (squares > 0))
+    active = matrix * (squares > 0)
+    depth = jnp.sum(active)
+    counted = jnp.where(depth > 0, active, squares > 0)
+    common = jnp.sum(counted * cosine) / jnp.maximum(jnp.sum(counted), 1)
+    weight = jnp.where(jnp.asarray(horizon) > 0, jnp.maximum(1 - part / CONTROL, 0), FADING / (FADING + state.t))
+    signals = [jnp.full_like(cosine, common), counted * (cosine - common), jnp.full_like(cosine, (whole / 100) ** -0.5)]
+    control = state.control + jnp.where(started, weight, 0) * jnp.stack(signals, 1)
     sizes = [jnp.sqrt(jnp.mean(jnp.square(p)) * fan) for p, fan in zip(jax.tree.leaves(theta), fans[:, 0], strict=True)]
     spread = jnp.log(jnp.stack(sizes) + TINY)
     noise = jnp.stack([jnp.sqrt(_mean(jnp.square(n), of_leaf)) for n, of_leaf in zip(nominal, live, strict=True)])
@@ -121,13 +141,16 @@ def see(decay: float, state: Seen, grad: Any, theta: Any, value: Any, horizon: A
             jnp.clip(jnp.log(root) - first, -6, 6) / 3,
             matrix * jnp.clip(spread, -3, 3) / 2,
             everywhere(1.0),
+            control[:, 0] / PERIOD[0],
+            control[:, 1] / PERIOD[0],
+            control[:, 2] / PERIOD[1],
         ],
         1,
     )
-    schedule = 0.5 * (1 + jnp.cos(math.pi * part))
+    schedule = 1 - part
     features = jax.lax.stop_gradient(features)
     known = Tensors(structure.unflatten(nominal), structure.unflatten(live), fans, features, schedule)
-    state = Seen(structure.unflatten(mean), square, first, agree, losses, t)
+    state = Seen(structure.unflatten(mean), square, first, agree, losses, control, rest, t)
     return structure.unflatten(x), known, state
 
 

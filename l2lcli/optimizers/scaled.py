@@ -15,11 +15,11 @@ from pydantic import Field
 
 from l2lcli import registry
 from l2lcli.base import Composed, ComposedState, KindSpec, LearnedOptimizer, Replay, Spec
-from l2lcli.optimizers._averages import Decay
 
 Member = TypeVar("Member", bound=Spec)
-STEP = (0.35, 0.035, 0.035)  # of a matrix, a vector, a single number, at the start of meta-training
-DEPTH, HORIZON = -0.7, -0.4  # and the powers of the number of matrices and of the horizon that they are multiplied by
+STEP = (0.35, 0.025, 0.025)  # of a matrix, a vector, a single number, at the start of meta-training
+DEPTH, HORIZON = -1.0, -0.2  # and the powers of the number of matrices and of the horizon that they are multiplied by
+AGREED, ELAPSED = 1.0, 1.0  # gain of the controller of the step size, in `_tensors.PERIOD`: it settles where a cosine is -.2
 LIMIT = 4.0  # of the logarithm of a step size
 
 
@@ -29,14 +29,16 @@ class ScaledSpec(KindSpec, Generic[Member]):
     kind: Literal["scaled"] = "scaled"
     rule: Member = Field({"kind": "mlp"}, validate_default=True)
     """Says in which direction each coordinate should move, beside the average gradient."""
-    nominal: Decay = 0.9
-    """Decay of the average gradient, to whose negative what the rule says is added."""
+    memory: float = Field(default=3.0, ge=1)
+    """Steps over which gradients are averaged at the start of a run; what the rule says is added to the negative average."""
+    growth: float = Field(default=0.05, ge=0)
+    """How many steps more with each step."""
     normalise: Literal["orthogonal", "rms", "none"] = "orthogonal"
     """How the sum is brought to a size of its own: a matrix with singular values of 1, or entries of root mean square 1."""
     hidden: int = Field(default=16, ge=0, le=1024)
     """Units of the network that decides the step size of a tensor; 0: a linear map of what it is shown."""
     anneal: bool = True
-    """Steps fall to zero along a half cosine at the end of the horizon."""
+    """Steps fall to zero along a line at the end of the horizon."""
 
 
 @registry.optimizer.register("scaled", ScaledSpec)
@@ -58,6 +60,7 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
     if family.replay is None or family.start is not None or family.replay.members or family.replay.composed:
         raise ValueError(f"optimizer.rule: {spec.rule.kind!r} is not a rule for single coordinates")
     rule = flat(family)
+    known = _tensors.DEPTH, _tensors.HORIZON, _tensors.AGREED, _tensors.ELAPSED
 
     def init(key, theta):
         rule_key, kernel_key = jax.random.split(key)
@@ -65,7 +68,7 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
         output = {
             "step": jnp.log(jnp.array(STEP, dtype)),
             "nominal": jnp.zeros(_tensors.ROLES, dtype),
-            "linear": jnp.zeros(_tensors.FEATURES, dtype).at[_tensors.DEPTH].set(DEPTH).at[_tensors.HORIZON].set(HORIZON),
+            "linear": jnp.zeros(_tensors.FEATURES, dtype).at[jnp.array(known)].set(jnp.array([DEPTH, HORIZON, AGREED, ELAPSED])),
         }
         if spec.hidden:
             shape = spec.hidden, _tensors.FEATURES
@@ -75,7 +78,7 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
         return {"rule": rule.init(rule_key, theta), "output": output}
 
     def feed(grad, state, theta, value, horizon):
-        return _tensors.see(spec.nominal, state, grad, theta, value, horizon)
+        return _tensors.see((spec.memory, spec.growth), state, grad, theta, value, horizon)
 
     def output(phi, said, known):
         logs = known.features @ phi["linear"]
