@@ -76,8 +76,8 @@ def see(memory: tuple[float, float], state: Seen, grad: Any, theta: Any, value: 
       features are constant in what is differentiated, second derivatives flow through the rest.
 
     How large a step a network bears shows in the cosine between a gradient and the average before it: far above 0 where steps
-    could be longer, below where they overshoot. At the step that ends lowest it comes down to about -.1 within the first quarter
-    of a run, whatever the network (measured on eight of them; the idea is that of hypergradients: Baydin et al. 2018). So its
+    could be longer, below where they overshoot. At the step that ends lowest it comes down to about -.1 within the first
+    quarter of a run, whatever the network (measured on six; the idea is that of hypergradients: Baydin et al. 2018). So its
     sum over the first steps is a feature, with a weight that fades to 0 at `CONTROL` of the horizon: what its logarithm is
     multiplied by is the gain of a controller of the step size.
     """

@@ -68,7 +68,9 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
         output = {
             "step": jnp.log(jnp.array(STEP, dtype)),
             "nominal": jnp.zeros(_tensors.ROLES, dtype),
-            "linear": jnp.zeros(_tensors.FEATURES, dtype).at[jnp.array(known)].set(jnp.array([DEPTH, HORIZON, AGREED, ELAPSED])),
+            "linear": jnp.zeros(_tensors.FEATURES, dtype)
+            .at[jnp.array(known)]
+            .set(jnp.array([DEPTH, HORIZON, AGREED, ELAPSED])),
         }
         if spec.hidden:
             shape = spec.hidden, _tensors.FEATURES
