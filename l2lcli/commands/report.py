@@ -39,9 +39,10 @@ def report(
             raise files.RunError(f"{folder}: no such run directory")
     for folder in folders if save_reference or figures else ():
         if save_reference:
-            from l2lcli.reports import reference
+            from l2lcli.reports import reference, score
 
-            print(reference.save(folder, ROOT / "reference"))
+            kept = score.keep if (folder / "score.json").is_file() else reference.save
+            print(kept(folder, ROOT / "reference"))
         else:
             print(*reports.redraw(folder), sep="\n")
     if not (save_reference or figures):

@@ -14,7 +14,7 @@ from l2lcli.base import Spec
 from l2lcli.evaluation import statistics
 from l2lcli.evaluation.summary import Interval
 from l2lcli.reports import curves, tables
-from l2lcli.runs.files import RunError, read_text
+from l2lcli.runs.files import RunError, read_json, read_text
 
 HEADER = ["claim", "published", "measure", "here: loss / loss = ratio [95 %]", "verdict"]
 NOT_MEASURED = "not measured"
@@ -28,7 +28,11 @@ class Claim(Spec):
     published: str
     """Published numbers, with their source."""
     run: str
-    """Folder of the result, beside the list's file."""
+    """Folder of the result, beside the list's file: a run's, or that of a score."""
+    wins: int | None = None
+    """How many problems of the score's suite are won, at least; its measure is this number and no ratio."""
+    task: str | None = None
+    """A problem of the score's suite."""
     variant: str | None = None
     """A variant of that run; null for the problem itself."""
     optimizer: str | None = None
@@ -99,6 +103,8 @@ class LossRatio(NamedTuple):
 
 
 def _row(root: Path, claim: Claim) -> list[str]:
+    if claim.wins is not None:
+        return _wins(root, claim, claim.wins)
     first = [claim.claim, claim.published, {"final": "final loss", "sum": "summed loss"}[claim.metric]]
     found = _found(root / claim.run, root / claim.against if claim.against else None, claim)
     if found is None:
@@ -112,14 +118,38 @@ def _row(root: Path, claim: Claim) -> list[str]:
     return [*first, shown, verdict if others else f"{verdict} (one run)"]
 
 
+def _wins(root: Path, claim: Claim, least: int) -> list[str]:
+    first = [claim.claim, claim.published, "problems won"]
+    scores = [score for folder in (root / claim.run, *_seeds(root / claim.run)) if (score := read_json(folder / "score.json"))]
+    if not scores:
+        return [*first, "-", NOT_MEASURED]
+    counts = [score["wins"] for score in scores]
+    shown = f"{counts[0]} of {len(scores[0]['tasks'])}, {scores[0]['undecided']} undecided"
+    if len(counts) > 1:
+        shown += f"; other meta-training seeds {', '.join(map(str, counts[1:]))}"
+    verdict = "**holds**" if min(counts) >= least else "undecided" if max(counts) >= least else "**does not hold**"
+    return [*first, shown, verdict if len(counts) > 1 else f"{verdict} (one run)"]
+
+
+def _seeds(folder: Path) -> list[Path]:
+    """The results of other meta-training seeds."""
+    return [*sorted(folder.glob("seed-*")), *sorted(folder.parent.glob(f"{folder.name}-seed-*"))]
+
+
 def _other_seeds(root: Path, claim: Claim) -> Iterator[LossRatio]:
-    for folder in sorted((root / claim.run).glob("seed-*")):
+    for folder in _seeds(root / claim.run):
         if found := _found(folder, root / claim.against / folder.name if claim.against else None, claim):
             yield found
 
 
 def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None:
     """None where there is no result, here or in `against`."""
+    if claim.task is not None:
+        entry = (read_json(folder / "score.json") or {"tasks": {}})["tasks"].get(claim.task)
+        if entry is None or entry["verdict"] == "missing":
+            return None
+        finals, rival = entry["finals"], entry["baseline"]
+        return LossRatio(entry["ratio_final"], entry["ratio_final_ci"], finals["learned"], finals[rival], rival)
     if (summary := tables.read_summary(folder)) is None:
         return None
     part = summary if claim.variant is None else (summary.variants or {}).get(claim.variant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, Figure, literal, log_ticks, save
 from l2lcli.reports.html import html_figure, html_table, page
-from l2lcli.runs.files import RunError, read_json
+from l2lcli.runs.files import RunError, faults, read_json
 
 COLOURS = {"won": "#1a7f4b", "undecided": "#7a7f85", "lost": "#b3302a"}
 SLOWEST = 4.0
@@ -129,6 +130,30 @@ def write(folder: Path) -> Path:
         body.append(html_figure(drawn, save(drawn, folder / "figures")))
     body += [f"<h2>Problems</h2>{html_table(table)}{NOTES}", f"<p class='soft'>Suite {escape(score['suite'])}.</p>"]
     return page(folder / "report.html", f"{score['optimizer']}: score", body)
+
+
+def keep(folder: Path, root: Path) -> Path:
+    """Keep a score, and the baselines that it was judged by, as a reference result: `<root>/suite-<mark>/`; the score's folder.
+
+    In it: score.json, the optimizer's curves, figures/score.png. Raises RunError.
+    """
+    score = read_json(folder / "score.json")
+    if not score:
+        raise RunError(f"{folder}: no score.json: run `l2l score` first")
+    mark = score["suite"][:8]
+    suite = root / f"suite-{mark}"
+    place = suite / "scores" / score["optimizer"]
+    with faults(place):
+        for source, target, pattern in (
+            (folder.parent / f"baselines-{mark}", suite, "*.npz"),
+            (folder / "curves", place / "curves", "*.npz"),
+            (folder / "figures", place / "figures", "*.png"),
+            (folder, place, "score.json"),
+        ):
+            target.mkdir(parents=True, exist_ok=True)
+            for file in source.glob(pattern):
+                shutil.copyfile(file, target / file.name)
+    return place
 
 
 def _taus(tasks: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """`l2l score` on a suite of two small problems, and a mixture from its file to its summary."""
 
 import json
+import shutil
 
 import pytest
 
@@ -46,6 +47,14 @@ def test_a_score_is_written_read_again_and_gone_on_with(folder):
     assert "tuning" not in err and again["tasks"]["a"] == found["tasks"]["a"]
     assert again["tasks"]["b"]["ratio_final"] == pytest.approx(found["tasks"]["b"]["ratio_final"], rel=1e-4)
     assert again["suite"] == found["suite"]
+    # Kept, it brings its baselines along, which then serve where there are no others.
+    l2l(folder, "report", path.parent, "--save-reference")
+    (kept,) = (folder / "runs" / "reference").glob("suite-*/scores/*-run/score.json")
+    assert (kept.parent / "figures" / "score.png").is_file() and (kept.parent / "curves" / "a.npz").is_file()
+    shutil.rmtree(folder / "runs" / "scores")
+    out, err = l2l(folder, "score", "run", "--suite", "suite", "--json")
+    assert "tuning" not in err
+    assert json.loads(out)["tasks"]["a"]["ratio_final"] == pytest.approx(found["tasks"]["a"]["ratio_final"], rel=1e-4)
 
 
 def test_another_suite_has_another_digest_and_baselines_alone_can_be_tuned(folder):

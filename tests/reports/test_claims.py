@@ -69,6 +69,26 @@ def test_other_seeds_count_and_what_is_missing_is_said(tmp_path):
     assert [row[-1] for row in none] == [claims.NOT_MEASURED] * 2
 
 
+def test_a_score_counts_wins_and_its_problems_are_ratios(tmp_path):
+    def score(label, wins, interval):
+        entry = {"verdict": "won", "ratio_final": 0.5, "ratio_final_ci": interval, "baseline": "nag"}
+        entry["finals"] = {"learned": 1.0, "nag": 2.0}
+        (tmp_path / label).mkdir()
+        tasks = {"a": entry, "b": {"verdict": "missing"}}
+        (tmp_path / label / "score.json").write_text(json.dumps({"wins": wins, "undecided": 0, "tasks": tasks}))
+
+    asked = {"run": "general", "wins": 1}, {"run": "general", "task": "a"}, {"run": "general", "task": "b"}
+    score("general", 1, [0.4, 0.6])
+    counted, ratio, missing = rows(tmp_path, *asked)
+    assert counted[2:] == ["problems won", "1 of 2, 0 undecided", "**holds** (one run)"]
+    assert ratio[3:] == ["1.00 / 2.00 (nag) = 0.500 [0.400, 0.600]", "**holds** (one run)"]
+    assert missing[-1] == claims.NOT_MEASURED
+    score("general-seed-1", 0, [1.1, 1.2])
+    counted, ratio, _ = rows(tmp_path, *asked)
+    assert counted[3:] == ["1 of 2, 0 undecided; other meta-training seeds 0", "undecided"]
+    assert rows(tmp_path, {"run": "general", "wins": 2})[0][-1] == "**does not hold**"
+
+
 def test_two_runs_are_compared_seed_by_seed(tmp_path):
     losses = np.random.default_rng(0).uniform(1, 2, (4, 4)).round(3)
     losses[:, 0] = 0  # whatever the factor, the same start
