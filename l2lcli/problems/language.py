@@ -85,7 +85,9 @@ def _gru(width: int, letters: int) -> Any:
     """[B, L] codes -> [B, L, letters] logits."""
     from flax import linen
 
-    cell = linen.RNN(linen.GRUCell(width))
+    # Flax's own start for the recurrent kernel, an orthogonal one, takes a QR factorisation, of which a batch can wait for
+    # itself for ever on few cores: jaxlib 0.10's kernel shares its tasks among the threads that run it.
+    cell = linen.RNN(linen.GRUCell(width, recurrent_kernel_init=linen.initializers.lecun_normal()))
     return linen.Sequential([linen.Embed(letters, width), cell, linen.Dense(letters)])
 
 
