@@ -13,9 +13,9 @@ PAPER ?= quadratic quadratic-deepmind simple simple-multi polynomial polynomial-
   cifar10 cifar10-groups cifar10-sub \
   sinusoid sinusoid-maml sinusoid-maml-first-order omniglot-5way-1shot omniglot-5way-1shot-maml \
   omniglot-5way-1shot-meta-sgd omniglot-5way-1shot-lstm-gd-v1 quadratic-lstm-gd digits-lstm-gd mnist-lstm-gd \
-  digits-averages digits-second-order
+  digits-averages digits-second-order general general-small
 SEEDED ?= quadratic digits digits-preprocess-off digits-preprocess-k5 digits-scale-1 digits-scale-001 digits-one-layer \
-  digits-meta-sgd digits-window-100 digits-averages digits-second-order mnist-averages mnist-pooled mnist
+  digits-meta-sgd digits-window-100 digits-averages digits-second-order mnist-averages mnist-pooled mnist general
 KEEP = $(L2L) report runs/latest --save-reference
 
 .PHONY: help setup train eval test lint figures paper claims bench docs release wheel oldest clean
@@ -62,6 +62,8 @@ paper: .venv/installed  ## Run the experiments of the table of claims from nothi
 	$(L2L) report runs/evaluations/latest --save-reference
 	$(L2L) eval digits --config configs/digits-variants.yaml
 	$(L2L) report runs/evaluations/latest --save-reference
+	set -e; for name in general general-small general/seed-1 general/seed-2; do $(L2L) score $$name; done
+	set -e; for score in runs/scores/general*; do $(L2L) report $$score --save-reference; done
 	$(MAKE) claims
 
 claims: .venv/installed  ## Print the table of claims, as docs/ show it, from runs/reference
