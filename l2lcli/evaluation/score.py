@@ -24,7 +24,6 @@ from l2lcli.signals import UNWATCHED, Progress
 
 UNTUNED = {"adam_1e-3": ("adam", 1e-3), "prodigy": ("prodigy", 1.0), "schedule_free": ("schedule_free_adamw", 2.5e-3)}
 SMOOTHING = 0.95  # of seed-mean curves before the envelope is taken, as in learned_optimization's normalizers
-SLOWEST = 4.0  # times the fastest up to which the performance profile is integrated (Dahl et al. 2023, AlgoPerf)
 RESAMPLES = 2000
 
 
@@ -165,8 +164,8 @@ def together(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "iqm_log_ratio_ci": tuple(np.percentile(resampled, [2.5, 97.5]).tolist()),
         "speedup": float(np.exp(np.mean(np.log(speed)))) if min(speed) > 0 else 0.0,
     }
-    taus = profile_taus(there)
-    return found | {"clock_profile": area(taus["learned"]), "clock_profiles": {name: area(of) for name, of in taus.items()}}
+    areas = {name: statistics.area(taus) for name, taus in statistics.profile_taus(there).items()}
+    return found | {"clock_profile": areas["learned"], "clock_profiles": areas}
 
 
 def interquartile_mean(values: np.ndarray) -> float:
@@ -174,24 +173,6 @@ def interquartile_mean(values: np.ndarray) -> float:
     ordered = np.sort(values, None)
     cut = len(ordered) // 4
     return float(ordered[cut : len(ordered) - cut].mean())
-
-
-def profile_taus(tasks: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Optimizer -> [tasks] its time to the target over the shortest of all; infinite where it misses it."""
-    times = {
-        name: np.array([entry["seconds_to_target"].get(name) or math.inf for entry in tasks.values()]) for name in _names(tasks)
-    }
-    best = np.min(list(times.values()), 0)
-    return {name: np.where(np.isfinite(of), of / best, np.inf) for name, of in times.items()}
-
-
-def area(taus: np.ndarray) -> float:
-    """∫ rho(tau) dtau from 1 to SLOWEST, over its length, rho the share of tasks with at most tau (Dahl et al. 2023)."""
-    return float(np.mean(np.clip(SLOWEST - taus, 0, SLOWEST - 1)) / (SLOWEST - 1))
-
-
-def _names(tasks: dict[str, dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for entry in tasks.values() for name in entry["seconds_to_target"]))
 
 
 def _final(losses: np.ndarray, minibatch: bool) -> np.ndarray:

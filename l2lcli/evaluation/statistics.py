@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
 RESAMPLES = 10_000
+SLOWEST = 4.0  # times the fastest up to which a performance profile is integrated (Dahl et al. 2023, AlgoPerf)
 LAST = 5  # steps averaged into `final` where one loss is a noisy sample
 
 
@@ -111,3 +113,17 @@ def _resampled_means(*samples: np.ndarray) -> list[np.ndarray]:
         rows = generator.integers(0, size, (min(chunk, RESAMPLES - start), size))
         parts.append([sample[rows].mean(1) for sample in samples])
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+def profile_taus(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Optimizer -> [tasks] its `seconds_to_target` over the shortest of all, per task; infinite where it misses."""
+    names = dict.fromkeys(name for entry in tasks.values() for name in entry["seconds_to_target"])
+    times = {name: np.array([entry["seconds_to_target"].get(name) or np.inf for entry in tasks.values()]) for name in names}
+    best = np.min(list(times.values()), 0)
+    # inf / 1 where nobody reaches it: inf / inf would be no number.
+    return {name: of / np.where(np.isfinite(best), best, 1) for name, of in times.items()}
+
+
+def area(taus: np.ndarray) -> float:
+    """∫ rho(tau) dtau from 1 to SLOWEST, over its length, rho the share of tasks with at most tau (Dahl et al. 2023)."""
+    return float(np.mean(np.clip(SLOWEST - taus, 0, SLOWEST - 1)) / (SLOWEST - 1))

@@ -60,7 +60,7 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
     if family.replay is None or family.start is not None or family.replay.members or family.replay.composed:
         raise ValueError(f"optimizer.rule: {spec.rule.kind!r} is not a rule for single coordinates")
     rule = flat(family)
-    known = _tensors.DEPTH, _tensors.HORIZON, _tensors.AGREED, _tensors.ELAPSED
+    begun = _tensors.DEPTH, _tensors.HORIZON, _tensors.AGREED, _tensors.ELAPSED
 
     def init(key, theta):
         rule_key, kernel_key = jax.random.split(key)
@@ -69,7 +69,7 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
             "step": jnp.log(jnp.array(STEP, dtype)),
             "nominal": jnp.zeros(_tensors.ROLES, dtype),
             "linear": jnp.zeros(_tensors.FEATURES, dtype)
-            .at[jnp.array(known)]
+            .at[jnp.array(begun)]
             .set(jnp.array([DEPTH, HORIZON, AGREED, ELAPSED])),
         }
         if spec.hidden:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from l2lcli.evaluation import statistics
 from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, Figure, literal, log_ticks, save
 from l2lcli.reports.html import html_figure, html_table, page
 from l2lcli.runs.files import RunError, faults, read_json
 
 COLOURS = {"won": "#1a7f4b", "undecided": "#7a7f85", "lost": "#b3302a"}
-SLOWEST = 4.0
 NOTES = """<p class="soft">Final loss of the optimizer over that of the better of the tuned baselines, on the same seeds [95 %
 interval of a paired bootstrap]. Won: the interval is below 1; a seed that diverges is a loss. Each baseline's learning rate was
 tuned for each problem on other seeds, sixteen rates and more where the best lay at an edge. Untuned ones are not judged.</p>"""
@@ -101,9 +101,9 @@ def figure(score: dict[str, Any]) -> Figure:
         log_ticks(left.xaxis, low, high)
         left.set_xlabel("final loss / that of the better tuned baseline")
         left.set_title("Ratios, 95 % intervals")
-        taus = np.linspace(1, SLOWEST, 301)
+        taus = np.linspace(1, statistics.SLOWEST, 301)
         others = iter(OTHERS)
-        for name, of in _taus(tasks).items():
+        for name, of in statistics.profile_taus(tasks).items():
             label, colour = (score["optimizer"], LEARNED) if name == "learned" else (name, NAMED.get(name) or next(others))
             right.plot(taus, [(of <= tau).mean() for tau in taus], label=literal(label), color=colour)
         right.set(xlabel="time to the target / shortest time", ylabel="share of the problems", ylim=(-0.02, 1.02))
@@ -154,13 +154,6 @@ def keep(folder: Path, root: Path) -> Path:
             for file in source.glob(pattern):
                 shutil.copyfile(file, target / file.name)
     return place
-
-
-def _taus(tasks: dict[str, Any]) -> dict[str, np.ndarray]:
-    names = list(dict.fromkeys(name for entry in tasks.values() for name in entry["seconds_to_target"]))
-    times = {name: np.array([entry["seconds_to_target"].get(name) or math.inf for entry in tasks.values()]) for name in names}
-    best = np.min(list(times.values()), 0)
-    return {name: np.where(np.isfinite(of), of / np.where(np.isfinite(best), best, 1), np.inf) for name, of in times.items()}
 
 
 def _number(value: float | None) -> str:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from l2lcli.evaluation import score
+from l2lcli.evaluation import score, statistics
 from l2lcli.evaluation.score import Reference
 
 T, S = 40, 20
@@ -64,8 +64,8 @@ def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end():
 
 
 def test_the_profile_is_the_area_under_the_share_of_problems():
-    assert score.area(np.array([1.0, 1.0])) == 1 and score.area(np.array([np.inf, 5.0])) == 0
-    assert score.area(np.array([1.0, 2.5])) == pytest.approx(0.75)
+    assert statistics.area(np.array([1.0, 1.0])) == 1 and statistics.area(np.array([np.inf, 5.0])) == 0
+    assert statistics.area(np.array([1.0, 2.5])) == pytest.approx(0.75)
 
 
 def test_all_problems_together():
