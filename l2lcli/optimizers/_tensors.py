@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 ROLES = 3  # matrices (convolutions among them), vectors, single numbers
 FEATURES = 19  # of a tensor, as `Tensors.features`
 DEPTH, HORIZON = 3, 4  # which of them are the logarithms of the number of matrices, and of T / 100
-AGREED, OWN, ELAPSED = 16, 17, 18  # and the sums over steps that control the step size: `see`
+CLOCK = 4, 5, 6, 7  # what says how long the run is, and which part of it is over
+CONTROLS = AGREED, OWN, ELAPSED = 16, 17, 18  # and the sums over steps that control the step size: `see`
 CONTROL = 0.3  # part of the horizon in which it is controlled
 FADING = 30.0  # steps after which control is halved where no horizon is known
 PERIOD = 8.0, 40.0  # steps that agreement and time are counted in

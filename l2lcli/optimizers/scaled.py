@@ -39,6 +39,10 @@ class ScaledSpec(KindSpec, Generic[Member]):
     """Units of the network that decides the step size of a tensor; 0: a linear map of what it is shown."""
     anneal: bool = True
     """Steps fall to zero along a line at the end of the horizon."""
+    clock: bool = True
+    """That network is shown how long the run is, and which part of it is over."""
+    control: bool = True
+    """And the sums over steps that control the step size, of how gradients agree with the average before them."""
 
 
 @registry.optimizer.register("scaled", ScaledSpec)
@@ -61,6 +65,8 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
         raise ValueError(f"optimizer.rule: {spec.rule.kind!r} is not a rule for single coordinates")
     rule = flat(family)
     begun = _tensors.DEPTH, _tensors.HORIZON, _tensors.AGREED, _tensors.ELAPSED
+    unseen = [] if spec.clock else list(_tensors.CLOCK)
+    unseen += [] if spec.control else list(_tensors.CONTROLS)
 
     def init(key, theta):
         rule_key, kernel_key = jax.random.split(key)
@@ -83,9 +89,10 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
         return _tensors.see((spec.memory, spec.growth), state, grad, theta, value, horizon)
 
     def output(phi, said, known):
-        logs = known.features @ phi["linear"]
+        features = known.features.at[:, jnp.array(unseen)].set(0) if unseen else known.features
+        logs = features @ phi["linear"]
         if spec.hidden:
-            logs = logs + jnp.tanh(known.features @ phi["kernel"].T + phi["bias"][None]) @ phi["readout"]
+            logs = logs + jnp.tanh(features @ phi["kernel"].T + phi["bias"][None]) @ phi["readout"]
         directions, structure = jax.tree.flatten(said)
         roles = jnp.array([_tensors.role(d) for d in directions])
         steps = jnp.exp(phi["step"][roles] + LIMIT * jnp.tanh(logs / LIMIT))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from l2lcli import registry
 from l2lcli.base import Problem, ProblemSpec
+from l2lcli.problems._draws import Range, number
 
 
 class QuadraticSpec(ProblemSpec):
@@ -18,6 +19,8 @@ class QuadraticSpec(ProblemSpec):
     """Coordinates of theta; W is square."""
     distribution: Literal["gaussian", "uniform"] = "gaussian"
     """Of the entries of W and y: N(0, 1), or U[0, 1)."""
+    spectrum: Range | None = None
+    """Of the singular values of W, which then has singular vectors in all directions alike; null: as its entries give them."""
     start: Literal["gaussian", "uniform", "zeros"] = "gaussian"
     """Of theta_0: N(0, 1) or U[0, 1), times start_scale; or all zeros."""
     start_scale: float = Field(default=1.0, ge=0)
@@ -36,6 +39,8 @@ def quadratic(spec: QuadraticSpec, raw_dir: str | None = None) -> Problem:
     import jax
     import jax.numpy as jnp
 
+    if spec.spectrum is not None and spec.spectrum.ends[0] < 0:
+        raise ValueError("problem.spectrum: a singular value is not negative")
     n, several = spec.dimension, () if spec.instances == 1 else (spec.instances,)
     draw = {
         "gaussian": jax.random.normal,
@@ -43,9 +48,29 @@ def quadratic(spec: QuadraticSpec, raw_dir: str | None = None) -> Problem:
         "zeros": lambda key, shape: jnp.zeros(shape),
     }
 
+    def rotation(key):
+        """[n, n], evenly over all that are orthogonal: a reflection of each axis onto a random direction (Stewart 1980)."""
+        ahead = jnp.arange(n)[None] >= jnp.arange(n)[:, None]
+        towards = jnp.where(ahead, jax.random.normal(key, (n, n)), 0)
+        across = towards - jnp.diag(jnp.linalg.norm(towards, axis=1))
+        reflect = lambda q, v: (q - 2 * jnp.outer(q @ v, v) / jnp.maximum(v @ v, 1e-12), None)
+        return jax.lax.scan(reflect, jnp.eye(n), across)[0]
+
+    def matrices(key):
+        """W, [*several, n, n]. The key is consumed."""
+        if spec.spectrum is None:
+            return draw[spec.distribution](key, (*several, n, n))
+
+        def one(key):
+            left, right, values = jax.random.split(key, 3)
+            singular = jax.vmap(number(spec.spectrum))(jax.random.split(values, n))
+            return rotation(left) * singular[None] @ rotation(right)
+
+        return jax.vmap(one)(jax.random.split(key, several[0])) if several else one(key)
+
     def init(key, data):
         w_key, y_key, theta_key = jax.random.split(key, 3)
-        task = draw[spec.distribution](w_key, (*several, n, n)), draw[spec.distribution](y_key, (*several, n))
+        task = matrices(w_key), draw[spec.distribution](y_key, (*several, n))
         return {"theta": spec.start_scale * draw[spec.start](theta_key, (*several, n))}, task
 
     def loss(theta, batch):

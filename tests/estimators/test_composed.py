@@ -135,3 +135,22 @@ def test_it_needs_theta_and_loss_and_a_coordinatewise_rule():
         tx.update(theta, tx.init(theta))
     with pytest.raises(ValueError, match="not a rule for single coordinates"):
         family(rule={"kind": "maml"})
+
+
+def test_what_it_is_not_shown_does_not_matter():
+    theta = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(3)}
+    keys = jax.random.split(jax.random.key(5), 4)
+    grads = [jax.tree.map(lambda x, key=key: jax.random.normal(key, x.shape), theta) for key in keys]
+
+    def last(horizon, grads=grads, **given):
+        optimizer = family(rule={"kind": "mlp", "clock": False}, anneal=False, **given)
+        tx = optimizer.bind(wild(optimizer, theta, jnp.float32))
+        state = tx.init(theta)
+        for grad in grads:
+            update, state = tx.update(grad, state, theta, value=1.0, horizon=horizon)
+        return update["kernel"]
+
+    assert not np.allclose(last(10), last(1000))
+    assert not np.allclose(last(10, clock=False), last(1000, clock=False))  # what is summed is still cut at part of the horizon
+    np.testing.assert_array_equal(last(10, clock=False, control=False), last(1000, clock=False, control=False))
+    assert not np.allclose(last(10), last(10, control=False))

@@ -105,6 +105,26 @@ def test_quadratic_draws_what_its_config_says(distribution, mean, deviation):
     assert 2.0 < theta["theta"].std() < 4.0
 
 
+def test_a_quadratic_has_the_spectrum_that_its_config_says():
+    ends = [0.1, 10.0]
+    spec = registry.problem.specs()["quadratic"](dimension=20, spectrum={"log_uniform": ends}, instances=40)
+    problem = registry.problem.build(spec)
+    (w, _) = problem.init(jax.random.key(0), ())[1]
+    singular = np.linalg.svd(np.asarray(w, np.float64), compute_uv=False)
+    assert singular.min() >= 0.1 - 1e-4 and singular.max() <= 10 + 1e-3
+    logs = np.log10(singular)
+    np.testing.assert_allclose([logs.mean(), logs.std()], [0, 2 / np.sqrt(12)], atol=0.05)  # of 800 even in the logarithm
+    (turned, _) = registry.problem.build(
+        registry.problem.specs()["quadratic"](dimension=5, spectrum={"uniform": [1.0, 1.0]}, instances=2000)
+    ).init(jax.random.key(0), ())[1]  # orthogonal, and no direction is another than the others
+    np.testing.assert_allclose(
+        turned @ np.asarray(turned).transpose(0, 2, 1), np.broadcast_to(np.eye(5), turned.shape), atol=1e-5
+    )
+    np.testing.assert_allclose(np.square(turned).mean(0), np.full((5, 5), 0.2), atol=0.025)
+    with pytest.raises(ValueError, match="not negative"):
+        registry.problem.build(registry.problem.specs()["quadratic"](spectrum={"uniform": [-1.0, 1.0]}))
+
+
 def test_several_quadratics_are_the_mean_of_each():
     spec = registry.problem.specs()["quadratic"](dimension=3, distribution="uniform", start_scale=0.01, instances=5)
     problem = registry.problem.build(spec, None)
