@@ -60,11 +60,11 @@ def quadratic(spec: QuadraticSpec, raw_dir: str | None = None) -> Problem:
         """W, [*several, n, n]. The key is consumed."""
         if spec.spectrum is None:
             return draw[spec.distribution](key, (*several, n, n))
+        singular = number(spec.spectrum)
 
         def one(key):
             left, right, values = jax.random.split(key, 3)
-            singular = jax.vmap(number(spec.spectrum))(jax.random.split(values, n))
-            return rotation(left) * singular[None] @ rotation(right)
+            return rotation(left) * jax.vmap(singular)(jax.random.split(values, n))[None] @ rotation(right)
 
         return jax.vmap(one)(jax.random.split(key, several[0])) if several else one(key)
 
