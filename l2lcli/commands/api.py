@@ -89,6 +89,7 @@ def evaluate(
     seeds: int | None = None,
     overrides: Sequence[str] = (),
     variants: bool = True,
+    equal_time: bool = False,
 ) -> Result:
     """Compare a trained optimizer with tuned baselines, as `l2l eval` does.
 
@@ -101,11 +102,14 @@ def evaluate(
       seeds: S.
       overrides: `--set`'s `a.b=value`.
       variants: evaluate on the config's variants, too.
+      equal_time: also give every baseline as many steps as fit into the learned optimizer's time.
 
     Raises ConfigError, RunError, DataError; KeyboardInterrupt, after which nothing is left.
     """
     found = None if run is None and config is not None else trained.read(None if run is None else Path(run))
-    settled = settle(found, None if config is None else _config(config, ()), baselines, steps, seeds, overrides, variants)
+    settled = settle(
+        found, None if config is None else _config(config, ()), baselines, steps, seeds, overrides, variants, equal_time
+    )
     from l2lcli.commands import evaluate as evaluating
 
     with signals.listening() as flag:
@@ -123,9 +127,11 @@ def settle(
     seeds: int | None,
     overrides: Sequence[str],
     variants: bool,
+    equal_time: bool,
 ) -> Config:
     """The config of an evaluation: that of the optimizer or another one, under what the caller says. Raises ConfigError."""
     options = {"eval.steps": steps, "eval.seeds": seeds, "eval.baselines": None if baselines is None else list(baselines)}
+    options |= {"eval.equal_time": equal_time or None}
     options |= {"eval.updates": steps, "eval.episodes": seeds}  # what counts on few-shot problems
     changes: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     if config is None:

@@ -28,6 +28,9 @@ Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Chan
 Import = Annotated[
     list[str], typer.Option("--import", metavar="FILE", help="Import a Python file, or a module, that registers something.")
 ]
+EqualTime = Annotated[
+    bool, typer.Option("--equal-time", help="Also give every baseline as many steps as fit into the learned optimizer's time.")
+]
 ROOT = Path("runs")
 NEWEST = ""  # what --resume without a RUN becomes, see __main__.py
 
@@ -125,6 +128,7 @@ def evaluate(
     variants: Annotated[
         bool, typer.Option("--variants/--no-variants", help="Evaluate on the config's eval.variants, too; the default.")
     ] = True,
+    equal_time: EqualTime = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and no table.")] = False,
 ) -> None:
     """Compare a trained optimizer with tuned baselines; written to eval/ inside its run."""
@@ -137,7 +141,7 @@ def evaluate(
         config.take_imports(imports)
         given = None if path is None else configs.load(path, overrides)
         found = _trained(name, needed=given is None)
-        asked = settle(found, given, names, steps, seeds, [] if given else overrides, variants)
+        asked = settle(found, given, names, steps, seeds, [] if given else overrides, variants, equal_time)
         if found is None and not asked.eval.baselines:
             raise typer.BadParameter("nothing to evaluate: no trained optimizer and no baselines")
         from l2lcli.commands import evaluate as evaluating
@@ -158,6 +162,7 @@ def score(
         "configs/suite"
     ),
     baselines: Annotated[bool, typer.Option("--baselines", help="Tune and keep the suite's baselines alone.")] = False,
+    equal_time: EqualTime = False,
     imports: Import = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON, and no lines.")] = False,
 ) -> None:
@@ -172,7 +177,7 @@ def score(
         label = "" if found is None else _label(name, found)
         from l2lcli.commands import score as scoring
 
-        folder = scoring.score(found, label, problems, (lambda line: None) if as_json else print, flag)
+        folder = scoring.score(found, label, problems, (lambda line: None) if as_json else print, flag, equal_time)
     if folder is None:
         return
     if as_json:

@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from l2lcli.evaluation import few_shot, gates
-from l2lcli.evaluation.compare import Comparison, compare, program
+from l2lcli.evaluation.compare import Comparison, compare
+from l2lcli.evaluation.curves import program
+from l2lcli.evaluation.equal_time import PACE, Remember, at_once
 from l2lcli.evaluation.inspection import Inspection, inspect
 from l2lcli.evaluation.summary import Part
 from l2lcli.experiment import Experiment
 from l2lcli.inner.unroll import namespace
 from l2lcli.optimizers.hand import hand
-from l2lcli.runs import tuned_rates
+from l2lcli.runs import remembered
 from l2lcli.signals import UNWATCHED, Progress
 
 BESIDE = ("adam", "sgd")  # whose updates are shown beside the learned ones, where they are among the baselines
@@ -123,6 +125,7 @@ def _compare(
             seeds=spec.seeds,
             metrics_every=spec.metrics_every,
             kept=kept,
+            equal_time=spec.equal_time,
             remember=_remembering(experiment, progress),
             tuning_seeds=spec.tuning_seeds,
             progress=progress,
@@ -141,33 +144,32 @@ def _episodes(experiment: Experiment) -> str:
     return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _remembering(
-    experiment: Experiment, progress: Progress
-) -> Callable[[str, Callable[[], dict[str, float]]], dict[str, float]]:
-    """`compare`'s `remember`: by all that decides which learning rates are found, in the cache folder."""
+def _remembering(experiment: Experiment, progress: Progress) -> Remember:
+    """What was measured before, by all that decides it, in the cache folder."""
     problem, config = experiment.problem, experiment.config
     if jax.tree.leaves(dict(problem.data)) and not problem.provenance:
-        return lambda baseline, find: find()  # nothing says what its data are
+        return at_once  # nothing says what its data are
     identity = {
         "problem": config.problem.model_dump(mode="json"),
         "program": hashlib.sha256(program(problem).encode()).hexdigest(),
         "minibatch": problem.minibatch,
         "data": dict(problem.provenance),
-        "steps": config.eval.steps,
         "tuning_seeds": config.eval.tuning_seeds,
         "seed": config.seed,
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")},
         "backend": [jax.default_backend(), jax.devices()[0].device_kind],
     }
+    paced = {"optimizer": config.optimizer.model_dump(mode="json"), "baselines": config.eval.baselines}
 
-    def remember(baseline: str, find: Callable[[], dict[str, float]]) -> dict[str, float]:
-        whole = {**identity, "baseline": baseline}
-        found = tuned_rates.read(whole)
+    def remember(what: str, steps: int, find: Callable[[], dict[str, float]]) -> dict[str, float]:
+        whole = {**identity, "steps": steps, "baseline": what, **(paced if what == PACE else {})}
+        found = remembered.read(whole)
         if found is None:
             found = find()
-            tuned_rates.write(whole, found)
+            remembered.write(whole, found)
         else:
-            progress.say(f"{baseline}: learning rates as tuned before, from the cache")
+            measured = "times of a step as measured" if what == PACE else f"{what}: learning rates as tuned"
+            progress.say(f"{measured} before, from the cache")
         return found
 
     return remember

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from l2lcli.commands import backend
 from l2lcli.commands.compare import Evaluation
-from l2lcli.evaluation.compare import Curves
+from l2lcli.evaluation.curves import Curves
 from l2lcli.experiment import Experiment
 from l2lcli.reports import page
 from l2lcli.reports.figures import gates, updates

@@ -26,7 +26,9 @@ from l2lcli.runs.trained import Trained
 from l2lcli.signals import Signals
 
 
-def score(found: Trained | None, label: str, suite: Suite, say: Callable[[str], None], signals: Signals) -> Path | None:
+def score(
+    found: Trained | None, label: str, suite: Suite, say: Callable[[str], None], signals: Signals, equal_time: bool = False
+) -> Path | None:
     """Score an optimizer, or tune the suite's baselines alone.
 
     Args:
@@ -35,6 +37,7 @@ def score(found: Trained | None, label: str, suite: Suite, say: Callable[[str], 
       suite: the problems.
       say: told a line for each task.
       signals: looked at between the parts.
+      equal_time: whether baselines are also given the optimizer's time.
 
     Returns:
       The folder with score.json; None for the baselines alone.
@@ -51,6 +54,8 @@ def score(found: Trained | None, label: str, suite: Suite, say: Callable[[str], 
             entry = None if found is None else scores.read_task(folder, name, mark)
             if entry is None:
                 entry = _task(found, folder, name, configs.load(file), suite, mark, display)
+            if equal_time and entry is not None and entry["verdict"] != "missing" and "equal_time" not in entry:
+                entry = _timed(folder, name, configs.load(file), entry, mark, display)
             if entry is not None:
                 tasks[name] = entry
                 say(line(name, entry))
@@ -71,7 +76,8 @@ def _task(
         display.warn(f"{name}: {error}")
         return {"verdict": "missing", "ratio_final": None, "ratio_final_ci": None, "why": str(error)}
     problem, root, spec = experiment.problem, experiment.root, config.eval
-    about = {"data": dict(problem.provenance), "config": config.model_dump(mode="json", include={"problem", "eval", "seed"})}
+    progress: Any = _Task(name, display)
+    about = {"data": dict(problem.provenance), "config": _deciding(config)}
     held = scores.read_reference(name, suite.mark, about)
     if held is None:
         against = scoring.reference(
@@ -81,7 +87,7 @@ def _task(
             spec.steps,
             spec.seeds,
             spec.tuning_seeds,
-            _Task(name, display),  # type: ignore[arg-type]
+            progress,
         )
         scores.write_reference(scores.baselines_folder(suite.mark) / f"{name}.npz", against, about)
     else:
@@ -98,6 +104,21 @@ def _task(
     entry |= {"data": subsets} if subsets else {}
     scores.write_task(folder, name, entry, losses, mark)
     return entry
+
+
+def _timed(folder: Path, name: str, config: Config, entry: dict[str, Any], mark: str, display: Display) -> dict[str, Any]:
+    """A task's entry with `equal_time`, from the curves and the times that were kept of it."""
+    experiment, spec = build(config), config.eval
+    losses, seeds = scores.read_losses(folder, name), (spec.tuning_seeds, spec.seeds)
+    progress: Any = _Task(name, display)
+    entry |= {"equal_time": scoring.at_equal_time(experiment.problem, losses, entry, experiment.root, seeds, progress)}
+    scores.write_task(folder, name, entry, None, mark)
+    return entry
+
+
+def _deciding(config: Config) -> dict[str, Any]:
+    """What of a task's config decides how its baselines do at equal steps."""
+    return config.model_dump(mode="json", include={"problem", "eval", "seed"}, exclude={"eval": {"equal_time"}})
 
 
 class _Task:
@@ -121,4 +142,9 @@ def line(name: str, entry: dict[str, Any]) -> str:
     if interval is None:
         return f"{name:<26} {entry['verdict']:<10} diverged on {entry['diverged']} seeds"
     low, high = interval
-    return f"{name:<26} {entry['verdict']:<10} {entry['ratio_final']:.3f} [{low:.3f}, {high:.3f}] against {entry['baseline']}"
+    said = f"{name:<26} {entry['verdict']:<10} {entry['ratio_final']:.3f} [{low:.3f}, {high:.3f}] against {entry['baseline']}"
+    if (timed := entry.get("equal_time")) and timed["ratio_ci"]:
+        low, high = timed["ratio_ci"]
+        said += f"; at equal time {timed['verdict']} {timed['ratio']:.3f} [{low:.3f}, {high:.3f}] against {timed['best']}"
+        said += f" after {timed['steps'][timed['best']]:,} steps"
+    return said

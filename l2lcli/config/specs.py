@@ -140,6 +140,8 @@ class EvalSpec(Spec):
     baselines: list[str] = Field(default=["sgd", "momentum", "nag", "rmsprop", "adam"], max_length=100)
     """Optax optimizers to compare with; adam_cosine and nag_cosine: with a rate that falls to zero at the last step. For
     few-shot problems also finetune and nearest_neighbour."""
+    equal_time: bool = False
+    """Every baseline is also given as many steps as fit into the learned optimizer's time, at a rate tuned for that many."""
     metrics_every: Positive = 20
     """Steps from one measurement of the test metrics to the next."""
     updates: Annotated[int, Field(ge=1, le=10_000)] = 10

@@ -16,7 +16,8 @@ import numpy as np
 
 from l2lcli.base import Batch, Data, Inner, Joint, Key, LearnedOptimizer, Phi, Problem, Scalar, Task, Theta
 from l2lcli.evaluation import statistics
-from l2lcli.evaluation.compare import Comparison, Curves
+from l2lcli.evaluation.compare import Comparison
+from l2lcli.evaluation.curves import Curves
 from l2lcli.evaluation.grid import Grid
 from l2lcli.evaluation.summary import HIGHER, BestBaseline, Entry, FewShot, Part, Rate
 from l2lcli.evaluation.timing import seconds_per_step

@@ -16,7 +16,8 @@ import numpy as np
 
 from l2lcli.base import Key, LearnedOptimizer, Phi, Problem
 from l2lcli.evaluation import statistics
-from l2lcli.evaluation.compare import Curves, curves, tune
+from l2lcli.evaluation.curves import Curves, curves, tune
+from l2lcli.evaluation.equal_time import equal_time
 from l2lcli.evaluation.timing import seconds_per_step
 from l2lcli.inner.unroll import namespace
 from l2lcli.optimizers.hand import hand
@@ -114,9 +115,7 @@ def judged(
     own = _final(losses, minibatch)
     better = min(against.rates, key=lambda name: finals[name].mean() if np.isfinite(finals[name]).all() else math.inf)
     ratio, interval = statistics.ratio_interval(own, finals[better])
-    verdict = (
-        "lost" if diverged or interval is None else "won" if interval[1] < 1 else "lost" if interval[0] > 1 else "undecided"
-    )
+    verdict = _verdict(None if diverged else interval)
     level = float(finals[better].mean())
     reached = {"learned": losses, **{name: against.losses[name] for name in against.rates}}
     times = {name: _time(of, level, minibatch, seconds[name]) for name, of in reached.items()}
@@ -136,6 +135,27 @@ def judged(
         "seconds_to_target": times,
         "steps": losses.shape[1] - 1,
     }
+
+
+def at_equal_time(
+    problem: Problem,
+    losses: np.ndarray,
+    entry: dict[str, Any],
+    root: Key,
+    seeds: tuple[int, int],
+    progress: Progress = UNWATCHED,
+) -> dict[str, Any]:
+    """What `equal_time` of an entry says: of that many tuning seeds and seeds that losses, [S, T+1], are of."""
+    spaces = (("tuning", seeds[0]), ("evaluation", seeds[1]))
+    keys = tuple(jax.random.split(namespace(root, name), count) for name, count in spaces)
+    baselines = [name for name in entry["seconds_per_step"] if name != "learned"]
+    found, _ = equal_time(problem, losses, entry["seconds_per_step"], "learned", baselines, (keys[0], keys[1]), progress)
+    return {**found.model_dump(mode="json"), "verdict": _verdict(found.ratio_ci)}
+
+
+def _verdict(interval: tuple[float, float] | None) -> str:
+    """Of a ratio's interval; none, where a seed diverged, is lost."""
+    return "lost" if interval is None or interval[0] > 1 else "won" if interval[1] < 1 else "undecided"
 
 
 def together(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -164,6 +184,10 @@ def together(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "iqm_log_ratio_ci": tuple(np.percentile(resampled, [2.5, 97.5]).tolist()),
         "speedup": float(np.exp(np.mean(np.log(speed)))) if min(speed) > 0 else 0.0,
     }
+    timed = [entry["equal_time"]["verdict"] for entry in there.values() if entry.get("equal_time")]
+    if timed:
+        names = {"wins": "won", "undecided": "undecided", "losses": "lost"}
+        found["equal_time"] = {name: timed.count(verdict) for name, verdict in names.items()}
     areas = {name: statistics.area(taus) for name, taus in statistics.profile_taus(there).items()}
     return found | {"clock_profile": areas["learned"], "clock_profiles": areas}
 

@@ -87,6 +87,20 @@ class Pays(Record):
     seconds: float | None = None
 
 
+class EqualTime(Record):
+    """Baselines with as many steps as fit into the time of the learned optimizer's T, tuned for that many."""
+
+    steps: dict[str, Count]
+    """Of each baseline, by the seconds per step in `optimizers`."""
+    learning_rates: dict[str, float]
+    final: dict[str, float | None]
+    """Mean over seeds of its final loss; None where a seed diverged."""
+    best: str | None = None
+    ratio: float | None = None
+    """The learned one's mean final loss over the best one's, on the same seeds."""
+    ratio_ci: Interval | None = None
+
+
 class FewShot(Record):
     """One family on few-shot episodes: a metric on the query by number of updates."""
 
@@ -128,6 +142,7 @@ class Part(Record):
     ratio_sum: float | None = None
     ratio_sum_ci: Interval | None = None
     pays: Pays | None = None
+    equal_time: EqualTime | None = None
     few_shot: dict[str, FewShot] | None = None
     test_episodes: str | None = None
     """A digest of what decides the test episodes: results under one digest can be compared."""

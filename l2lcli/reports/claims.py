@@ -18,6 +18,7 @@ from l2lcli.runs.files import RunError, read_json, read_text
 
 HEADER = ["claim", "published", "measure", "here: loss / loss = ratio [95 %]", "verdict"]
 NOT_MEASURED = "not measured"
+MEASURES = {"final": "final loss", "sum": "summed loss", "time": "final loss, equal time"}
 
 
 class Claim(Spec):
@@ -39,8 +40,9 @@ class Claim(Spec):
     """Whose loss is divided; null for the learned one."""
     against: str | None = None
     """Another run on the same seeds, by whose learned optimizer's loss it is divided; null for the best tuned baseline's."""
-    metric: Literal["final", "sum"] = "final"
-    """The loss at the end, or summed over the steps; the latter alone between two runs, or for another optimizer."""
+    metric: Literal["final", "sum", "time"] = "final"
+    """The loss at the end, or summed over the steps, or at the end after equal times. The sum alone between two runs, or for
+    another optimizer."""
     expect: Literal["below 1", "above 1"] = "below 1"
     """The claim, as a side of 1."""
 
@@ -105,7 +107,7 @@ class LossRatio(NamedTuple):
 def _row(root: Path, claim: Claim) -> list[str]:
     if claim.wins is not None:
         return _wins(root, claim, claim.wins)
-    first = [claim.claim, claim.published, {"final": "final loss", "sum": "summed loss"}[claim.metric]]
+    first = [claim.claim, claim.published, MEASURES[claim.metric]]
     found = _found(root / claim.run, root / claim.against if claim.against else None, claim)
     if found is None:
         return [*first, "-", NOT_MEASURED]
@@ -155,6 +157,12 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
     part = summary if claim.variant is None else (summary.variants or {}).get(claim.variant)
     if part is None or part.learned is None:
         return None
+    if claim.metric == "time":
+        timed = part.equal_time
+        if timed is None or timed.best is None:
+            return None
+        rival = f"{timed.best}, {timed.steps[timed.best]:,} steps"
+        return LossRatio(timed.ratio, timed.ratio_ci, part.mean(part.learned, "final"), timed.final[timed.best], rival)
     best, metric = str(part.best(claim.metric)), claim.metric
     if claim.against is None and claim.optimizer is None:
         return LossRatio(*part.ratio(metric), part.mean(part.learned, metric), part.mean(best, metric), best)

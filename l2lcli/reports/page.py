@@ -21,7 +21,8 @@ from l2lcli.runs.files import RunError, read_json, read_text
 NOTES = """<p class="soft">Loss at step {steps} (mean of the last 5 steps where minibatches are drawn), and summed over
 steps 0 to {last}; mean over {seeds} seeds [95 % interval]. Rate: the tuned learning rate, for the final / for the summed loss.
 To best: first step at which the mean is at or below the best baseline's final loss. Lost: a seed diverged, so there is no mean.
-ms/step: one optimizee alone, compiled, median.</p>"""
+ms/step: one optimizee alone, compiled, median. Equal time: final loss after as many steps as fit into the learned optimizer's
+time, at a rate tuned for that many.</p>"""
 TUNING = """<p>Each baseline's learning rate was chosen on a grid, anew for each problem and variant, once for the final and
 once for the summed loss; where the best value lay at the grid's edge, the grid was extended. Tuning used seeds of its own:
 every number here is from other seeds, on which all optimizers started from the same parameters and saw the same minibatches
@@ -103,8 +104,8 @@ def write(folder: Path) -> Path:
     sections = {"Meta-training": shown.pop("meta_training", "")}
     title = f"{summary.title if summary else 'Run'}, {'/'.join(folder.absolute().parts[-2:])}"
     unknown = "This run has not been evaluated: nothing can be said yet against the baselines."
-    clock = tables.clock(summary) if summary else ""
-    said = f"{tables.verdict(summary)} {clock and f'{clock}.'}".strip() if summary else unknown
+    times = [tables.clock(summary), tables.at_equal_time(summary)] if summary else []
+    said = " ".join([tables.verdict(summary), *(f"{time}." for time in times if time)]) if summary else unknown
     few = bool(summary and summary.few_shot)
     said = few_shot.verdict(summary) if summary and few else said
     body = [f'<h1>{escape(title)}</h1><p class="verdict">{escape(said)}</p>']

@@ -18,7 +18,9 @@ from l2lcli.runs.files import RunError, faults, read_json
 COLOURS = {"won": "#1a7f4b", "undecided": "#7a7f85", "lost": "#b3302a"}
 NOTES = """<p class="soft">Final loss of the optimizer over that of the better of the tuned baselines, on the same seeds [95 %
 interval of a paired bootstrap]. Won: the interval is below 1; a seed that diverges is a loss. Each baseline's learning rate was
-tuned for each problem on other seeds, sixteen rates and more where the best lay at an edge. Untuned ones are not judged.</p>"""
+tuned for each problem on other seeds, sixteen rates and more where the best lay at an edge. Untuned ones are not judged. Equal
+time: the same ratio where each baseline has as many steps as fit into the optimizer's time, at a rate tuned for that
+many.</p>"""
 
 
 def verdict(score: dict[str, Any]) -> str:
@@ -33,7 +35,11 @@ def verdict(score: dict[str, Any]) -> str:
     ratios = [f"{math.exp(x):.3f}" for x in (score["iqm_log_ratio"], low, high)]
     said += f" Interquartile mean of the ratios of final losses {ratios[0]} [{ratios[1]}, {ratios[2]}];"
     said += f" {score['speedup']:.2f} times as fast as tuned Adam by steps; by the clock its profile is "
-    return f"{said}{score['clock_profile']:.2f}."
+    said += f"{score['clock_profile']:.2f}."
+    if timed := score.get("equal_time"):
+        said += f" With as much time for the baselines it wins {timed['wins']}, {timed['undecided']} are undecided, "
+        said += f"{timed['losses']} lost."
+    return said
 
 
 def rows(score: dict[str, Any]) -> list[list[str]]:
@@ -49,6 +55,7 @@ def rows(score: dict[str, Any]) -> list[list[str]]:
         "test",
         "speed-up",
         "ms/step",
+        "equal time",
         "adam 1e-3",
     ]
     out = [head]
@@ -71,6 +78,7 @@ def rows(score: dict[str, Any]) -> list[list[str]]:
                 f"{metric} {_number(test[0].get(metric))} / {_number(test[1].get(metric))}" if test[0] else "",
                 f"{entry['speedup']:.2f}",
                 " / ".join(f"{1e3 * entry['seconds_per_step'][of]:.3g}" for of in ("learned", entry["baseline"])),
+                _timed(entry.get("equal_time")),
                 _number(finals.get("adam_1e-3")),
             ]
         )
@@ -154,6 +162,13 @@ def keep(folder: Path, root: Path) -> Path:
             for file in source.glob(pattern):
                 shutil.copyfile(file, target / file.name)
     return place
+
+
+def _timed(found: dict[str, Any] | None) -> str:
+    if not found or not found["ratio_ci"]:
+        return ""
+    low, high = found["ratio_ci"]
+    return f"{found['ratio']:.3f} [{low:.3f}, {high:.3f}] ({found['best']}, {found['steps'][found['best']]:,} steps)"
 
 
 def _number(value: float | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from l2lcli.evaluation.summary import METRICS, Metric, Part, Summary, Value
+from l2lcli.evaluation.summary import METRICS, Interval, Metric, Part, Summary, Value
 from l2lcli.runs.files import RunError, faults, one_line, read_json
 from l2lcli.runs.metrics import whole_lines
 
@@ -73,7 +73,8 @@ def shown(found: Value, digits: int = 4, brackets: bool = True) -> str:
 
 def optimizer_rows(part: Part, digits: int = 4, brackets: str = "final sum accuracy") -> list[list[str]]:
     """Header and one row an optimizer, best sum first; empty columns are left out. Brackets: the columns with intervals."""
-    rows = [["optimizer", "rate final / sum", "final loss", "summed loss", "to best", "accuracy", "ms/step", "diverged"]]
+    head = ["optimizer", "rate final / sum", "final loss", "summed loss", "to best", "accuracy", "ms/step", "equal time"]
+    rows = [[*head, "diverged"]]
     for name, entry in sorted(part.optimizers.items(), key=lambda item: np.inf if item[1].sum is None else item[1].sum):
         rates = [entry.rate(metric) for metric in METRICS]
         rate = " / ".join(dict.fromkeys(f"{r:.3g}".replace("e-0", "e-") for r in rates if r is not None))
@@ -83,6 +84,8 @@ def optimizer_rows(part: Part, digits: int = 4, brackets: str = "final sum accur
         accuracy = "" if tested is None else shown(tested, 3, "accuracy" in brackets)
         cells = [name, rate, *losses, to_best, accuracy]
         cells.append("" if pace is None else number(1e3 * pace, 3))
+        timed = part.equal_time is not None and part.equal_time.steps.get(name)
+        cells.append(f"{number(part.equal_time.final.get(name), 3)} ({timed:,})" if part.equal_time and timed else "")
         rows.append([*cells, f"{entry.diverged or 0}/{part.seeds}"])
     filled = [[c or "-" for c in column] for column in zip(*rows, strict=True) if any(column[1:])]
     return [list(row) for row in zip(*filled, strict=True)]
@@ -137,7 +140,7 @@ def table(summary: Summary) -> str:
     said = f"{ratios}: below 1 means the learned optimizer is better"
     said = said if learned and summary.best_baseline else verdict(summary)
     title = f"{summary.title}: {summary.steps} steps, {summary.seeds} seeds [95 % intervals]"
-    said = f"{said}. {clock(summary)}" if clock(summary) else said
+    said = ". ".join(sentence for sentence in (said, clock(summary), at_equal_time(summary)) if sentence)
     more = ["", *aligned(ratio_rows(summary.parts, "variant"))] if summary.variants else []
     return "\n".join([title, "", *lines, "", *textwrap.wrap(said, WIDTH), *more])
 
@@ -158,6 +161,25 @@ def clock(part: Part) -> str:
     return f"By the clock {part.learned} is below {others} from {seconds(part.pays.seconds)} (step {part.pays.step}) on"
 
 
+def at_equal_time(part: Part) -> str:
+    """The verdict on final losses after equal times, in words; empty where it was not looked at."""
+    found = part.equal_time
+    if found is None or not part.learned:
+        return ""
+    given = f"In the time of {part.learned}'s {part.steps:,} steps"
+    if found.best is None or found.ratio is None:
+        return f"{given}: cannot be compared, since a seed diverged"
+    steps, rate = found.steps[found.best], number(found.learning_rates[found.best], 3)
+    rival = f"the best baseline's, {found.best}'s after {steps:,} steps at a rate tuned for these, {rate}"
+    shown_ratio = shown(Value(found.ratio, found.ratio_ci), 3)
+    return f"{given} its final loss is {shown_ratio} × {rival}: {_side(found.ratio, found.ratio_ci)}"
+
+
+def _side(ratio: float, interval: Interval | None) -> str:
+    low, high = interval or (ratio, ratio)
+    return "better" if high < 1 else "worse" if low > 1 else "no clear difference"
+
+
 def verdict(part: Part) -> str:
     """What came out, in words: both ratios, their intervals, and whether they can be told from 1."""
     if not part.learned or part.best_baseline is None:
@@ -171,7 +193,5 @@ def verdict(part: Part) -> str:
         if value is None:
             said.append(f"cannot be compared with {against}, since a seed diverged")
             continue
-        low, high = interval or (value, value)
-        word = "better" if high < 1 else "worse" if low > 1 else "no clear difference"
-        said.append(f"reaches {shown(found, 3)} × {against}: {word}")
+        said.append(f"reaches {shown(found, 3)} × {against}: {_side(value, interval)}")
     return f"The learned optimizer ({part.learned}) {'; it '.join(said)}. Brackets: 95 % interval; below 1 it is better."

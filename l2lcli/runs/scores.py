@@ -111,6 +111,11 @@ def read_task(folder: Path, name: str, optimizer: str) -> dict[str, Any] | None:
     return held["entry"] if isinstance(held, dict) and held.get("optimizer") == optimizer else None
 
 
+def read_losses(folder: Path, name: str) -> np.ndarray:
+    """The losses [S, T+1] that were kept of a task. Raises RunError."""
+    return read_artefact(folder / "curves" / f"{name}.npz")[0]["losses"].astype(np.float64)
+
+
 def write_score(folder: Path, score: dict[str, Any]) -> None:
     """Write score.json. Raises RunError."""
     with replacing(folder / "score.json") as file:

@@ -47,6 +47,16 @@ def test_a_score_is_written_read_again_and_gone_on_with(folder):
     assert "tuning" not in err and again["tasks"]["a"] == found["tasks"]["a"]
     assert again["tasks"]["b"]["ratio_final"] == pytest.approx(found["tasks"]["b"]["ratio_final"], rel=1e-4)
     assert again["suite"] == found["suite"]
+    # Equal times are asked for later, and of what was kept.
+    out, err = l2l(folder, "score", "run", "--suite", "suite", "--equal-time")
+    assert "a: tuning adam for" in err and "at equal time" in out and "With as much time for the baselines it wins" in out
+    timed = json.loads(path.read_text())
+    entry = timed["tasks"]["a"].pop("equal_time")
+    assert timed["tasks"]["a"] == found["tasks"]["a"] and sum(timed["equal_time"].values()) == 2
+    pace = found["tasks"]["a"]["seconds_per_step"]
+    assert entry["steps"]["nag"] == max(1, int(6 * pace["learned"] / pace["nag"] + 1e-9))
+    out, err = l2l(folder, "score", "run", "--suite", "suite", "--equal-time")
+    assert "tuning" not in err
     # Kept, it brings its baselines along, which then serve where there are no others.
     l2l(folder, "report", path.parent, "--save-reference")
     (kept,) = (folder / "runs" / "reference").glob("suite-*/scores/*-run/score.json")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from l2lcli.base import Problem, Spec
-from l2lcli.evaluation import compare, statistics
+from l2lcli.evaluation import compare, curves, statistics
 from l2lcli.evaluation.summary import BestBaseline
 from l2lcli.optimizers.hand import hand
 
@@ -41,7 +41,7 @@ def rate_phi(rate):
 
 
 def test_curves_have_their_closed_form():
-    found = compare.curves(parabola(), hand("sgd"), rate_phi(0.25), KEYS, steps=7, every=3)
+    found = curves.curves(parabola(), hand("sgd"), rate_phi(0.25), KEYS, steps=7, every=3)
     start = np.sqrt(2 * found.losses[:, :1])
     np.testing.assert_allclose(found.losses, 0.5 * (start * 0.75 ** np.arange(8)) ** 2, rtol=1e-4)
     assert found.steps.tolist() == [0, 3, 6, 7]
@@ -52,19 +52,19 @@ def test_curves_have_their_closed_form():
 @pytest.mark.parametrize("curvature", [1.0, 1e-3, 1e4])
 def test_tuning_finds_the_best_rate_and_extends_its_grid(curvature):
     """One step of rate 1/curvature lands in the minimum; the first grid ends at 1e-4 and 10."""
-    found = compare.tune(parabola(curvature), "sgd", KEYS, 10)
+    found = curves.tune(parabola(curvature), "sgd", KEYS, 10)
     nearest = 10 ** (np.round(3 * np.log10(1 / curvature)) / 3)
     np.testing.assert_allclose([found["final"], found["sum"]], nearest, rtol=1e-5)
 
 
 def test_each_metric_has_a_rate_of_its_own():
     """With noisy gradients a small step is best in the end, and a large one on the way there."""
-    found = compare.tune(parabola(noise=3.0), "sgd", KEYS, 100)
+    found = curves.tune(parabola(noise=3.0), "sgd", KEYS, 100)
     assert found["final"] < found["sum"]
 
 
 def test_a_rate_at_which_a_seed_blows_up_is_never_chosen():
-    assert compare.tune(parabola(1e12), "sgd", KEYS, 40)["final"] < 2e-12
+    assert curves.tune(parabola(1e12), "sgd", KEYS, 40)["final"] < 2e-12
 
 
 def test_a_cosine_baseline_decays_to_zero_at_the_last_step():

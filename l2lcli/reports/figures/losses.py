@@ -32,7 +32,8 @@ def loss_figure(name: str, label: str, part: Part, curves: dict[str, np.ndarray]
         lost = {how: np.any(~np.isfinite(curves[c]), axis=1) for how, c in (("", n), ("dashed ", f"{n}@sum")) if c in curves}
         note = ", ".join(f"{how}{seeds_lost.sum()}/{len(seeds_lost)}" for how, seeds_lost in lost.items() if seeds_lost.any())
         text = f"{n} (diverged {note})" if note else n
-        for c, shown, width in ((f"{n}@sum", None, 0.9), (n, text, 2.6 if n == learned else 1.4)):
+        longer = f"{n}@time" if seconds and f"{n}@time" in curves else n
+        for c, shown, width in ((f"{n}@sum", None, 0.9), (longer, text, 2.6 if n == learned else 1.4)):
             if c in curves:
                 x = np.arange(curves[c].shape[1]) * per_step * scale
                 lines.append(Line(shown, colour, width, x, curves[c], dashed=shown is None))
@@ -49,10 +50,12 @@ def loss_figure(name: str, label: str, part: Part, curves: dict[str, np.ndarray]
             " Diverged: seeds with a non-finite loss, ranked as infinitely large; medians that are not finite are missing."
         )
     pays, mark = part.pays if seconds else None, None
-    if pays and pays.step is not None and pays.seconds is not None:
+    if part.equal_time is None and pays and pays.step is not None and pays.seconds is not None:
         mark = (pays.seconds * scale, f"pays from step {pays.step}")
-    if pays:
+    if pays and part.equal_time is None:
         caption += f" {tables.clock(part)}; with more steps a baseline could go on. Means are compared, medians drawn."
+    elif seconds and part.equal_time is not None:
+        caption += f" Solid lines of baselines: at rates tuned for as many steps as fit. {tables.at_equal_time(part)}."
     along = f"wall-clock time ({unit})" if seconds else "optimizee steps"
     loss = f"loss f(θ), {part.units or ''}".strip(", ")
     apart = max(pace.values()) > 4 * min(pace.values())

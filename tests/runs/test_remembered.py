@@ -8,7 +8,7 @@ import pytest
 from l2lcli import experiment
 from l2lcli.commands import compare as comparison
 from l2lcli.config import load, override
-from l2lcli.runs import tuned_rates
+from l2lcli.runs import remembered
 from l2lcli.signals import UNWATCHED
 from tests.support import empty_cache
 
@@ -42,7 +42,7 @@ FOUND, OTHER = {"final": 0.25, "sum": 1 / 3}, {"final": 1.0, "sum": 2.0}
 
 
 def recall(built, baseline="sgd", find=lambda: OTHER):
-    return comparison._remembering(built, UNWATCHED)(baseline, find)
+    return comparison._remembering(built, UNWATCHED)(baseline, built.config.eval.steps, find)
 
 
 @pytest.mark.parametrize(
@@ -71,24 +71,24 @@ def test_an_edited_problem_is_another_problem(config):
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"{", b"[]", b"\xff", b'{"identity": {}, "rates": {}}', "rates", "zero", "text", "none"],
+    [b"", b"{", b"[]", b"\xff", b'{"identity": {}, "found": {}}', "found", "zero", "text", "none"],
 )
 def test_a_damaged_file_is_recomputed(tmp_path, monkeypatch, damage):
     cache = empty_cache(tmp_path, monkeypatch)
     identity, found = {"baseline": "sgd", "seed": 0}, {"final": 0.1, "sum": 1 / 3}
-    tuned_rates.write(identity, found)
-    assert tuned_rates.read(identity) == found
-    (file,) = (cache / "rates").iterdir()
-    wrong = {"rates": b'"rates": 3, "x":', "zero": b'"rates": {"final": 0, "sum": 1}, "x":',
-             "text": b'"rates": {"final": "a", "sum": 1}, "x":', "none": b'"rates": {"sum": 1}, "x":'}  # fmt: skip
-    file.write_bytes(file.read_bytes().replace(b'"rates":', wrong[damage]) if damage in wrong else damage)
-    assert tuned_rates.read(identity) is None
-    tuned_rates.write(identity, found)
-    assert tuned_rates.read(identity) == found
+    remembered.write(identity, found)
+    assert remembered.read(identity) == found
+    (file,) = (cache / "measured").iterdir()
+    wrong = {"found": b'"found": 3, "x":', "zero": b'"found": {"final": 0, "sum": 1}, "x":',
+             "text": b'"found": {"final": "a", "sum": 1}, "x":', "none": b'"found": {"sum": 1}, "x":'}  # fmt: skip
+    file.write_bytes(file.read_bytes().replace(b'"found":', wrong[damage]) if damage in wrong else damage)
+    assert remembered.read(identity) is None
+    remembered.write(identity, found)
+    assert remembered.read(identity) == found
 
 
 def test_a_cache_that_cannot_be_used_is_done_without(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("L2L_CACHE", str(tmp_path / "file"))
-    tuned_rates.write({"seed": 0}, {"final": 1.0, "sum": 1.0})
-    assert tuned_rates.read({"seed": 0}) is None
+    remembered.write({"seed": 0}, {"final": 1.0, "sum": 1.0})
+    assert remembered.read({"seed": 0}) is None
