@@ -13,12 +13,13 @@ PAPER ?= quadratic quadratic-deepmind simple simple-multi polynomial polynomial-
   cifar10 cifar10-groups cifar10-sub \
   sinusoid sinusoid-maml sinusoid-maml-first-order omniglot-5way-1shot omniglot-5way-1shot-maml \
   omniglot-5way-1shot-meta-sgd omniglot-5way-1shot-lstm-gd-v1 quadratic-lstm-gd digits-lstm-gd mnist-lstm-gd \
-  digits-averages digits-second-order general general-small
+  digits-averages digits-second-order general general-small general-without-relu general-without-sigmoid
 SEEDED ?= quadratic digits digits-preprocess-off digits-preprocess-k5 digits-scale-1 digits-scale-001 digits-one-layer \
-  digits-meta-sgd digits-window-100 digits-averages digits-second-order mnist-averages mnist-pooled mnist general
+  digits-meta-sgd digits-window-100 digits-averages digits-second-order mnist-averages mnist-pooled mnist general \
+  general-without-relu general-without-sigmoid
 KEEP = $(L2L) report runs/latest --save-reference
 
-.PHONY: help setup train eval test lint figures paper claims bench docs release wheel oldest clean
+.PHONY: help setup train eval test lint figures paper ablation claims bench docs release wheel oldest clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
@@ -63,8 +64,14 @@ paper: .venv/installed  ## Run the experiments of the table of claims from nothi
 	$(L2L) eval digits --config configs/digits-variants.yaml
 	$(L2L) report runs/evaluations/latest --save-reference
 	set -e; for name in general general-small general/seed-1 general/seed-2; do $(L2L) score $$name; done
+	set -e; for name in general-without-relu general-without-sigmoid; do for seed in "" /seed-1 /seed-2; do \
+	  $(L2L) score $$name$$seed --suite configs/transfer; done; done
 	set -e; for score in runs/scores/general*; do $(L2L) report $$score --save-reference; done
 	$(MAKE) claims
+
+ablation: .venv/installed  ## Meta-train what configs/ablation says, and score it on the problems beside: two hours
+	set -e; for file in configs/ablation/*.yaml; do run=runs/ablation-$$(basename $$file .yaml); \
+	  $(L2L) train $$file --run-dir $$run; $(L2L) score $$run --suite configs/ablation/problems; done
 
 claims: .venv/installed  ## Print the table of claims, as docs/ show it, from runs/reference
 	@$(L2L) report --claims runs/reference/claims.yaml

@@ -30,6 +30,13 @@ def test_a_shipped_experiment_is_sound(name):
         factors(config.train.meta_optimizer.factors, phi)
 
 
+@pytest.mark.parametrize("path", sorted((FOLDER / "ablation").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_row_of_the_ablation_is_sound(path):
+    config = load(path, [])
+    assert config.name == (path.stem if path.parent.name == "problems" else f"ablation-{path.stem}")
+    registry.optimizer.build(config.optimizer)
+
+
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_problem_of_a_suite_is_sound(path):
     config = load(path, [])
