@@ -158,6 +158,8 @@ class Replay(NamedTuple):
       window: (phi, state, gradients [W, N]) -> the updates [W, N] that W calls of update would give; with a backward pass of
         its own, of which phi's part alone is right. Only where update reads gradients alone, and no leaf of phi that is
         indexed by coordinate. None: update is called.
+      block: coordinates at a time that are asked for -> those that `window` is best given; called where the gradient is
+        traced. None: as asked.
       per_coordinate: phi -> tree of bool, which leaves of phi are indexed by coordinate, [N] in the order of the raveled
         theta (a learned start, a rate per coordinate). None: none.
       members: theta -> {name: (family, the intervals (start, stop) of the raveled theta that it trains)}, of a family that
@@ -166,6 +168,7 @@ class Replay(NamedTuple):
     """
 
     window: Callable[[Phi, Any, jax.Array], jax.Array] | None = None
+    block: Callable[[int], int] | None = None
     per_coordinate: Callable[[Phi], Any] | None = None
     members: Callable[[Theta], Mapping[str, tuple[LearnedOptimizer, Intervals]]] | None = None
     composed: Composed | None = None

@@ -66,11 +66,14 @@ def environment(argv: list[str], datasets: dict[str, str]) -> dict[str, Any]:
     """What env.json says: versions, backend, devices, git commit, command line, fingerprints of the data sets."""
     import jax
 
+    from l2lcli.optimizers import _native
+
     return {
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "backend": jax.default_backend(),
+        "lstm_step": _native.described() if jax.default_backend() == "cpu" else "XLA",
         "devices": [device.device_kind for device in jax.devices()],
         "git": _git(Path(__file__).parent.parent),
         "argv": argv,

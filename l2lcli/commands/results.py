@@ -65,6 +65,6 @@ def record_environment(
     then = read_json(run.path / folder / "env.json")
     if then is None or "versions" not in then:  # at its creation, a run knows no more than its command and its imports
         return run.write_json(f"{folder}env.json", {**(then or {}), **now})
-    for key in ("versions", "platform", "backend", "devices_used", "datasets"):
+    for key in ("versions", "platform", "backend", "lstm_step", "devices_used", "datasets"):
         if then.get(key) != now[key]:
             warn(f"warning: {key} was {then.get(key)} when this run began and is {now[key]} now: bits may differ")

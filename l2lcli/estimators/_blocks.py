@@ -106,7 +106,7 @@ def surrogate_gradient(
         merge = lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(1, *leaf.shape[1:-1], -1)  # [1, ..., M N]
         coordinates = jax.tree.map(merge, coordinates)
     tasks, size = coordinates.theta.shape
-    width = min(block, size)
+    width = min(block if replay.block is None else replay.block(block), size)
     blocks = -(-size // width)
     leaves, structure = jax.tree.flatten(phi)
     sliced = [False] * len(leaves) if replay.per_coordinate is None else jax.tree.leaves(replay.per_coordinate(phi))

@@ -64,7 +64,8 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
     from jax.flatten_util import ravel_pytree
 
     from l2lcli.inner.transformation import transformation
-    from l2lcli.optimizers._lstm_cell import fuse, step, window
+    from l2lcli.optimizers import _native
+    from l2lcli.optimizers._lstm_cell import fuse
 
     show = preprocess(spec.preprocess)
 
@@ -118,7 +119,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         def update(grad, state, theta=None, **extra):
             flat, unravel = ravel_pytree(grad)
             seen, shown = look(state.seen, flat)
-            h, c, updates, *_ = step(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
+            h, c, updates = _native.step(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
             return shrunk(unravel(updates)), LstmState(h, c, seen)
 
         return transformation(start, update)
@@ -126,9 +127,9 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
     def whole_window(phi, state, grads):
         # Without averages nothing is carried from step to step: one operation over the window, not a loop.
         shown = jax.lax.scan(look, state.seen, grads)[1] if spec.averages else jax.vmap(lambda g: look(None, g)[1])(grads)
-        return window(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
+        return _native.window(fuse(phi, spec.forget_bias, spec.output_scale), state.h, state.c, shown)
 
     # Replay sees coordinates, which do not tell what matrix they are of.
-    replay = Replay(window=whole_window if spec.layers else None) if spec.fan_in is None else None
+    replay = Replay(window=whole_window if spec.layers else None, block=_native.block) if spec.fan_in is None else None
     family = LearnedOptimizer(init, bind, replay=replay)
     return learning_start(family) if spec.learn_start else family
