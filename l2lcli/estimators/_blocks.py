@@ -101,15 +101,15 @@ def surrogate_gradient(
     replay = optimizer.replay
     assert replay is not None
     shape = coordinates.theta.shape
-    if replay.window is not None:
+    leaves, structure = jax.tree.flatten(phi)
+    sliced = [False] * len(leaves) if replay.per_coordinate is None else jax.tree.leaves(replay.per_coordinate(phi))
+    if replay.window is not None and not any(sliced):
         # Such a family reads gradients alone: the coordinates of all tasks are one vector.
         merge = lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(1, *leaf.shape[1:-1], -1)  # [1, ..., M N]
         coordinates = jax.tree.map(merge, coordinates)
     tasks, size = coordinates.theta.shape
     width = min(block if replay.block is None else replay.block(block), size)
     blocks = -(-size // width)
-    leaves, structure = jax.tree.flatten(phi)
-    sliced = [False] * len(leaves) if replay.per_coordinate is None else jax.tree.leaves(replay.per_coordinate(phi))
 
     def cut(leaf, task, start):
         leaf = leaf[task]

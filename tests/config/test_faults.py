@@ -45,7 +45,7 @@ TABLE = {
     "optimzer: {}": ["a.yaml:1:1: optimzer: unknown key; did you mean 'optimizer'?"],
     "extend: b.yaml": ["a.yaml:1:1: extend: unknown key; did you mean 'extends'?"],
     "problem: {x: [3]}": [
-        "a.yaml:1:11: problem.x: unknown key; known: kind, dimension, distribution, start, start_scale, instances",
+        "a.yaml:1:11: problem.x: unknown key; known: kind, dimension, distribution, spectrum, start, start_scale, instances",
     ],
     "problem: {kind: quadratic, hidden: [3]}": ["a.yaml:1:28: problem.hidden: unknown key; known: kind, dimension, ..."],
     "problem: {kind: quadrtic}": ["a.yaml:1:11: problem.kind: unknown kind 'quadrtic'; did you mean 'quadratic'? Known: ..."],
