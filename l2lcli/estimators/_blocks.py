@@ -105,7 +105,8 @@ def surrogate_gradient(
     sliced = [False] * len(leaves) if replay.per_coordinate is None else jax.tree.leaves(replay.per_coordinate(phi))
     if replay.window is not None and not any(sliced):
         # Such a family reads gradients alone: the coordinates of all tasks are one vector.
-        merge = lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(1, *leaf.shape[1:-1], -1)  # [1, ..., M N]
+        spread = lambda leaf: leaf if leaf.ndim > 1 else jnp.broadcast_to(leaf[:, None], shape)  # scalars of a state
+        merge = lambda leaf: jnp.moveaxis(spread(leaf), 0, -2).reshape(1, *leaf.shape[1:-1], -1)  # [1, ..., M N]
         coordinates = jax.tree.map(merge, coordinates)
     tasks, size = coordinates.theta.shape
     width = min(block if replay.block is None else replay.block(block), size)

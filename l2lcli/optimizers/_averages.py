@@ -35,11 +35,12 @@ class Averages(NamedTuple):
 
     mean: jax.Array  # [K, N] averages of the gradient, not yet corrected for their start at 0
     square: jax.Array  # [N] of its square
-    seen: jax.Array  # [N] gradients seen; an array, so that a block of coordinates is a state, too
+    rest: tuple[jax.Array, ...]  # K + 1 numbers (): the weight of the start at 0 in each average, and in that of the square
+    seen: jax.Array  # () gradients seen
 
 
 def averages_shown(spec: AveragesSpec) -> int:
-    """How many numbers `see` shows per coordinate."""
+    """How many numbers `shown` has per coordinate."""
     return len(spec.decays) + 2
 
 
@@ -47,25 +48,41 @@ def unseen(spec: AveragesSpec, flat: jax.Array) -> Averages:
     """The state before the first gradient, of coordinates such as [N]."""
     import jax.numpy as jnp
 
-    zero = jnp.zeros_like(flat)
-    return Averages(jnp.zeros((len(spec.decays), flat.size), flat.dtype), zero, jnp.zeros_like(flat))
+    rest = tuple(jnp.ones((), flat.dtype) for _ in range(len(spec.decays) + 1))  # a buffer each
+    return Averages(
+        jnp.zeros((len(spec.decays), flat.size), flat.dtype), jnp.zeros_like(flat), rest, jnp.zeros((), flat.dtype)
+    )
 
 
-def see(spec: AveragesSpec, state: Averages, g: jax.Array) -> tuple[Averages, jax.Array]:
-    """Take gradients [N] in.
+def see(spec: AveragesSpec, state: Averages, g: jax.Array) -> tuple[Averages, jax.Array, jax.Array]:
+    """Take gradients [N] in. The numbers () of the state may also be [N], where coordinates of several tasks are one vector.
 
     Returns:
-      The new state, and [K + 2, N]: the averages and the gradient, divided by the root r of the averaged square, and
-      log(r) / 10, at least -1. Averages are corrected for their start at 0 (Kingma and Ba 2015, Section 3).
+      The new state; ratios [K + 1, N], the averages and the gradient, divided by the root of the averaged square; and the root
+      [N]. Averages are corrected for their start at 0 (Kingma and Ba 2015, Section 3).
     """
     import jax.numpy as jnp
 
-    decays = jnp.array(spec.decays, g.dtype)[:, None]
-    count = state.seen + 1
-    mean = decays * state.mean + (1 - decays) * g[None]
+    decays = *spec.decays, spec.square_decay
+    rest = tuple(decay * weight for decay, weight in zip(decays, state.rest, strict=True))
+    mean = [decay * row + (1 - decay) * g for decay, row in zip(spec.decays, state.mean, strict=True)]
     square = spec.square_decay * state.square + (1 - spec.square_decay) * g * g
     # The maximum is for second derivatives, which are then finite where no gradient was seen.
-    root = jnp.sqrt(jnp.maximum(square / (1 - spec.square_decay**count), SMALLEST**2)) + SMALLEST
-    log = jnp.log(jnp.maximum(root, jnp.exp(-P))) / P
-    shown = jnp.concatenate([mean / (1 - decays ** count[None]), g[None]]) / root[None]
-    return Averages(mean, square, count), jnp.concatenate([shown, log[None]])
+    root = jnp.sqrt(jnp.maximum(square / (1 - rest[-1]), SMALLEST**2)) + SMALLEST
+    corrected = [row / (1 - weight) for row, weight in zip(mean, rest[:-1], strict=True)]
+    ratios = jnp.stack([row / root for row in [*corrected, g]])
+    return Averages(jnp.stack(mean), square, rest, state.seen + 1), ratios, root
+
+
+def bounded(root: jax.Array) -> jax.Array:
+    """The root of the averaged square, where it is not too small to be told from 0: at least e^-10."""
+    import jax.numpy as jnp
+
+    return jnp.maximum(root, jnp.exp(-P))
+
+
+def shown(ratios: jax.Array, root: jax.Array) -> jax.Array:
+    """What `see` found as features [K + 2, N]: the ratios, and log(root) / 10, at least -1."""
+    import jax.numpy as jnp
+
+    return jnp.concatenate([ratios, jnp.log(bounded(root))[None] / P])

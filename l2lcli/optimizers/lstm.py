@@ -10,6 +10,7 @@ from pydantic import Field
 from l2lcli import registry
 from l2lcli.base import KindSpec, LearnedOptimizer, Replay
 from l2lcli.optimizers._averages import Averages, AveragesSpec, averages_shown, see, unseen
+from l2lcli.optimizers._averages import shown as shown_of_averages
 from l2lcli.optimizers._preprocess import LogSign, Preprocess, features, preprocess
 from l2lcli.optimizers._start import learning_start
 
@@ -74,8 +75,8 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         shown = jax.vmap(show, out_axes=-1)(flat)
         if spec.averages is None:
             return None, shown
-        seen, more = see(spec.averages, seen, flat)
-        return seen, jnp.concatenate([shown, more])
+        seen, ratios, root = see(spec.averages, seen, flat)
+        return seen, jnp.concatenate([shown, shown_of_averages(ratios, root)])
 
     def shrunk(updates):
         """As in Yang et al. 2022 (Tensor Programs V, Table 3): a layer's sum over n inputs moves by n of their updates."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from l2lcli import registry
 from l2lcli.base import KindSpec, LearnedOptimizer, Replay
-from l2lcli.optimizers._averages import AveragesSpec, P, see, unseen
+from l2lcli.optimizers._averages import AveragesSpec, P, bounded, see, unseen
 
 
 class MlpSpec(KindSpec):
@@ -33,7 +33,7 @@ def mlp(spec: MlpSpec) -> LearnedOptimizer:
     by the root r of the averaged square, which change their sign with the gradient, and y what does not: log r, the sizes of
     the averages over r, the clock. So d changes its sign with the gradients, and is 0 where none was ever seen.
 
-    phi: `skip [2K+2]`, and `hidden/{odd [H, 2K+2], even [H, inputs], readout [H]}`. Memory: K + 2 numbers per coordinate.
+    phi: `skip [2K+2]`, and `hidden/{odd [H, 2K+2], even [H, inputs], readout [H]}`. Memory: K + 1 numbers per coordinate.
     """
     import jax
     import jax.numpy as jnp
@@ -63,20 +63,22 @@ def mlp(spec: MlpSpec) -> LearnedOptimizer:
 
         def update(grad, state, theta=None, *, horizon=0, **extra):
             flat, unravel = ravel_pytree(grad)
-            state, shown = see(spec.averages, state, flat)
-            ratios, log = shown[:-1], shown[-1]
-            x = jnp.concatenate([ratios, ratios * jnp.exp(P * log)[None]])
-            said = phi["skip"] @ x
+            state, ratios, root = see(spec.averages, state, flat)
+            size = bounded(root)
+            # Row by row, not as a product of matrices: it is one pass over the coordinates then.
+            divided, as_it_is = jnp.split(phi["skip"], 2)
+            said = sum((q + p * size) * row for q, p, row in zip(divided, as_it_is, ratios, strict=True))
             if spec.hidden:
-                y = [jnp.ones_like(log), log, *jnp.abs(ratios[:averages])]
+                x = jnp.concatenate([ratios, ratios * size[None]])
+                y = [jnp.ones_like(size), jnp.log(size) / P, *jnp.abs(ratios[:averages])]
                 if spec.clock:
-                    y += [*clock(state.seen, horizon)]
+                    y += [jnp.full_like(size, of_time) for of_time in clock(state.seen, horizon)]
                 hidden = jnp.tanh(phi["hidden"]["odd"] @ x) * (1 + phi["hidden"]["even"] @ jnp.stack(y))
                 said = said + phi["hidden"]["readout"] @ hidden
             return unravel(spec.output_scale * said), state
 
         def clock(seen, horizon):
-            """Two functions of time, like `seen`, the number of gradients seen."""
+            """Two functions of time, (); `seen` is the number of gradients seen."""
             whole = jnp.where(horizon > 0, horizon, 2 * seen).astype(seen.dtype)
             return jnp.minimum(seen / whole, 1), jnp.log(whole / 100)
 

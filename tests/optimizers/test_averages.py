@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from l2lcli.optimizers._averages import AveragesSpec, averages_shown, see, unseen
+from l2lcli.optimizers._averages import shown as features
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 
 SPEC = AveragesSpec(decays=[0.5, 0.9], square_decay=0.8)
@@ -14,8 +15,8 @@ SPEC = AveragesSpec(decays=[0.5, 0.9], square_decay=0.8)
 def shown(grads):
     state, found = unseen(SPEC, grads[0]), []
     for g in grads:
-        state, x = see(SPEC, state, g)
-        found.append(x)
+        state, ratios, root = see(SPEC, state, g)
+        found.append(features(ratios, root))
     return np.stack(found)
 
 
@@ -45,7 +46,7 @@ def test_averages_do_not_know_the_scale_of_the_loss_but_for_the_logarithm():
 
 
 def test_averages_have_finite_second_derivatives_where_no_gradient_was_seen():
-    f = lambda g: see(SPEC, unseen(SPEC, g), g)[1]
+    f = lambda g: features(*see(SPEC, unseen(SPEC, g), g)[1:])
     zero = jnp.zeros(2)
     assert np.isfinite(jax.jacfwd(jax.jacrev(f))(zero)).all()
     np.testing.assert_array_equal(f(zero)[:-1], 0)
