@@ -49,9 +49,7 @@ def unseen(spec: AveragesSpec, flat: jax.Array) -> Averages:
     import jax.numpy as jnp
 
     rest = tuple(jnp.ones((), flat.dtype) for _ in range(len(spec.decays) + 1))  # a buffer each
-    return Averages(
-        jnp.zeros((len(spec.decays), flat.size), flat.dtype), jnp.zeros_like(flat), rest, jnp.zeros((), flat.dtype)
-    )
+    return Averages(jnp.zeros((len(spec.decays), flat.size), flat.dtype), jnp.zeros_like(flat), rest, jnp.zeros((), flat.dtype))
 
 
 def see(spec: AveragesSpec, state: Averages, g: jax.Array) -> tuple[Averages, jax.Array, jax.Array]:

@@ -180,9 +180,9 @@ def sized(normalise: str, direction: Any, live: Any, fans: Any) -> Any:
 def orthogonalised(matrix: jax.Array, steps: int = 5) -> jax.Array:
     """[n, m] with its singular values brought near 1, by a Newton-Schulz iteration of fifth order (Jordan et al. 2024).
 
-    Each of its steps is x ↦ q(x xᵀ) x with a polynomial q of the Gram matrix, and these commute. So all of them are taken on the
-    Gram matrix of the shorter side, and what they come to is multiplied by x once: two products with the longer side in place
-    of ten. In float32 that is as good where singular values are within a factor of 10 of each other; where they are far below
+    Each of its steps is x ↦ q(x xᵀ) x with a polynomial q of the Gram matrix, and these commute. So all of them are taken on
+    the Gram matrix of the shorter side, and what they come to is multiplied by x once: two products with the longer side in
+    place of ten. In float32 that is as good where singular values are within a factor of 10 of each other; where they are far below
     the largest one, the result is off by at most .004 in spectral norm, beside values that end between .7 and 1.2 anyway.
     """
     import jax
@@ -211,16 +211,24 @@ def _root(values, live):
 
 
 def _mean(values, counted):
-    """Over the counted ones; 0 where there are none."""
+    """Over the counted ones; 0 where there are none. As products of vectors: XLA's sums take twice as long on a CPU."""
     import jax.numpy as jnp
 
-    return jnp.sum(jnp.where(counted, values, 0)) / jnp.maximum(jnp.sum(counted), 1)
+    counted = counted.astype(values.dtype)
+    return _product(values, counted) / jnp.maximum(_product(counted, counted), 1)
 
 
 def _cosine(a, b):
     import jax.numpy as jnp
 
-    return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a * a) * jnp.sum(b * b) + TINY)
+    return _product(a, b) / jnp.sqrt(_product(a, a) * _product(b, b) + TINY)
+
+
+def _product(a, b):
+    import jax
+    import jax.numpy as jnp
+
+    return jnp.vdot(a.ravel(), b.ravel(), precision=jax.lax.Precision.HIGHEST)
 
 
 def _fans(live, dtype):
@@ -229,5 +237,6 @@ def _fans(live, dtype):
 
     if live.ndim < 2:
         return jnp.array([1, live.size], dtype)
-    flat = live.reshape(-1, live.shape[-1])
-    return jnp.maximum(jnp.stack([flat.any(1).sum(), flat.any(0).sum()]), 1).astype(dtype)
+    flat = live.reshape(-1, live.shape[-1]).astype(dtype)
+    counts = flat @ jnp.ones(flat.shape[1], dtype), jnp.ones(flat.shape[0], dtype) @ flat
+    return jnp.maximum(jnp.stack([(count > 0).sum(dtype=dtype) for count in counts]), 1)

@@ -27,8 +27,8 @@ class ScaledSpec(KindSpec, Generic[Member]):
     """A coordinatewise rule whose updates are brought to a size of their own, tensor by tensor."""
 
     kind: Literal["scaled"] = "scaled"
-    rule: Member = Field({"kind": "mlp"}, validate_default=True)
-    """Says in which direction each coordinate should move, beside the average gradient."""
+    rule: Member | None = Field({"kind": "mlp"}, validate_default=True)
+    """Says in which direction each coordinate should move, beside the average gradient; null: that alone."""
     memory: float = Field(default=3.0, ge=1)
     """Steps over which gradients are averaged at the start of a run; what the rule says is added to the negative average."""
     growth: float = Field(default=0.05, ge=0)
@@ -60,9 +60,7 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
     from l2lcli.inner.transformation import transformation
     from l2lcli.optimizers import _tensors
 
-    family = registry.optimizer.build(spec.rule)
-    if family.replay is None or family.start is not None or family.replay.members or family.replay.composed:
-        raise ValueError(f"optimizer.rule: {spec.rule.kind!r} is not a rule for single coordinates")
+    family = _built(spec.rule)
     rule = flat(family)
     begun = _tensors.DEPTH, _tensors.HORIZON, _tensors.AGREED, _tensors.ELAPSED
     unseen = [] if spec.clock else list(_tensors.CLOCK)
@@ -107,7 +105,7 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
         return structure.unflatten(updates)
 
     def bind(phi):
-        tx = rule.bind(phi["rule"])
+        tx = rule.bind(phi.get("rule", {}))  # an artefact has no names without numbers
 
         def start(theta):
             return ComposedState(tx.init(theta), _tensors.unseen(theta))
@@ -123,3 +121,19 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
 
     composed = Composed(family, _tensors.unseen, feed, output)
     return LearnedOptimizer(init, bind, replay=Replay(composed=composed))
+
+
+def _built(rule: Spec | None) -> LearnedOptimizer:
+    """A rule; None is the one that says nothing, remembers nothing and has nothing to be learned."""
+    import jax
+    import jax.numpy as jnp
+
+    from l2lcli.inner.transformation import transformation
+
+    if rule is None:
+        silent = lambda grad, state, theta=None, **extra: (jax.tree.map(jnp.zeros_like, grad), state)
+        return LearnedOptimizer(lambda key, theta: {}, lambda phi: transformation(lambda theta: (), silent), replay=Replay())
+    family = registry.optimizer.build(rule)
+    if family.replay is None or family.start is not None or family.replay.members or family.replay.composed:
+        raise ValueError(f"optimizer.rule: {rule.kind!r} is not a rule for single coordinates")
+    return family

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2lcli import registry
+from l2lcli import registry, tree
 from l2lcli.base import Objective
 from l2lcli.estimators import _sharding
 from l2lcli.optimizers import _tensors
@@ -55,6 +55,7 @@ def gradients(kind, optimizer, problem, dtype, window, objective, devices=1, **m
     [
         ({"normalise": "rms"}, TABLE, "plain"),
         ({"normalise": "orthogonal"}, NETWORKS, "log, the end"),
+        ({"rule": None}, TABLE, "plain"),
         ({"normalise": "none", "rule": {"kind": "lstm", "layers": 1, "hidden": 3}, "hidden": 0}, TABLE, "relative, cut"),
     ],
 )
@@ -110,6 +111,24 @@ def test_orthogonalised_has_the_singular_vectors_of_the_matrix_and_values_near_o
         np.testing.assert_allclose(mixed, np.diag(np.diag(mixed)), atol=1e-4)
 
 
+def test_orthogonalised_is_the_iteration_written_out():
+    """σ ↦ aσ + bσ³ + cσ⁵, five times, on the singular values by float64; many of them tiny, none, and dead rows."""
+    rng = np.random.default_rng(2)
+    for shape, spread in (((30, 8), 1), ((8, 30), 1e4), ((12, 12), 1e8), ((40, 6), 0)):
+        left, _, right = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+        values = np.logspace(0, -np.log10(spread or 1), min(shape)) if spread else np.eye(1, min(shape))[0]
+        matrix = left * values @ right
+        matrix[-1] = 0
+        found = np.asarray(_tensors.orthogonalised(jnp.asarray(matrix, jnp.float32)))
+        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+        values = values / np.sqrt((values**2).sum())
+        a, b, c = _tensors.NEWTON_SCHULZ
+        for _ in range(5):
+            values = a * values + b * values**3 + c * values**5
+        assert np.linalg.norm(found - left * values @ right, 2) < 0.004
+        assert not found[-1].any()
+
+
 def test_updates_do_not_depend_on_the_scale_of_the_loss_and_dead_coordinates_stay():
     optimizer = family()
     theta = {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3), "gain": jnp.ones(())}
@@ -135,6 +154,19 @@ def test_it_needs_theta_and_loss_and_a_coordinatewise_rule():
         tx.update(theta, tx.init(theta))
     with pytest.raises(ValueError, match="not a rule for single coordinates"):
         family(rule={"kind": "maml"})
+
+
+def test_without_a_rule_it_goes_against_the_average_gradient():
+    optimizer, grad = family(rule=None), {"bias": jnp.array([3.0, -1.0, 0.5, 2.0])}
+    phi = wild(optimizer, grad, jnp.float32)
+    assert set(phi["output"]) > {"step"} and not jax.tree.leaves(phi["rule"])
+    written = tree.nest(dict(tree.named(phi)))  # as an artefact has it, where names without numbers are lost
+    updates = []
+    for of_phi in (phi, written):
+        tx = optimizer.bind(of_phi)
+        updates.append(tx.update(grad, tx.init(grad), grad, value=jnp.float32(1.0))[0]["bias"])
+    np.testing.assert_array_equal(*updates)
+    np.testing.assert_allclose(updates[0] / np.linalg.norm(updates[0]), -grad["bias"] / np.linalg.norm(grad["bias"]), rtol=1e-5)
 
 
 def test_what_it_is_not_shown_does_not_matter():
