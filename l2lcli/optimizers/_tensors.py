@@ -182,8 +182,8 @@ def orthogonalised(matrix: jax.Array, steps: int = 5) -> jax.Array:
 
     Each of its steps is x ↦ q(x xᵀ) x with a polynomial q of the Gram matrix, and these commute. So all of them are taken on
     the Gram matrix of the shorter side, and what they come to is multiplied by x once: two products with the longer side in
-    place of ten. In float32 that is as good where singular values are within a factor of 10 of each other; where they are far below
-    the largest one, the result is off by at most .004 in spectral norm, beside values that end between .7 and 1.2 anyway.
+    place of ten. In float32 that is as good where singular values are within a factor of 10 of each other; where they are far
+    below the largest one, it is off by at most .004 in spectral norm, beside values that end between .7 and 1.2 anyway.
     """
     import jax
     import jax.numpy as jnp
