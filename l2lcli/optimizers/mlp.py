@@ -67,7 +67,9 @@ def mlp(spec: MlpSpec) -> LearnedOptimizer:
             size = bounded(root)
             # Row by row, not as a product of matrices: it is one pass over the coordinates then.
             divided, as_it_is = jnp.split(phi["skip"], 2)
-            said = sum((q + p * size) * row for q, p, row in zip(divided, as_it_is, ratios, strict=True))
+            said = jnp.zeros_like(size)
+            for of_ratio, of_row, row in zip(divided, as_it_is, ratios, strict=True):
+                said += (of_ratio + of_row * size) * row
             if spec.hidden:
                 x = jnp.concatenate([ratios, ratios * size[None]])
                 y = [jnp.ones_like(size), jnp.log(size) / P, *jnp.abs(ratios[:averages])]

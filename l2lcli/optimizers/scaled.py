@@ -14,9 +14,9 @@ from typing import Generic, Literal, TypeVar
 from pydantic import Field
 
 from l2lcli import registry
-from l2lcli.base import Composed, ComposedState, KindSpec, LearnedOptimizer, Replay, Spec
+from l2lcli.base import Composed, ComposedState, KindSpec, LearnedOptimizer, Replay
 
-Member = TypeVar("Member", bound=Spec)
+Member = TypeVar("Member", bound=KindSpec)
 STEP = (0.35, 0.025, 0.025)  # of a matrix, a vector, a single number, at the start of meta-training
 DEPTH, HORIZON = -1.0, -0.2  # and the powers of the number of matrices and of the horizon that they are multiplied by
 AGREED, ELAPSED = 1.0, 1.0  # gain of the controller of the step size, in `_tensors.PERIOD`: it settles where a cosine is -.2
@@ -123,7 +123,7 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
     return LearnedOptimizer(init, bind, replay=Replay(composed=composed))
 
 
-def _built(rule: Spec | None) -> LearnedOptimizer:
+def _built(rule: KindSpec | None) -> LearnedOptimizer:
     """A rule; None is the one that says nothing, remembers nothing and has nothing to be learned."""
     import jax
     import jax.numpy as jnp
