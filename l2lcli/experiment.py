@@ -45,7 +45,7 @@ class Experiment(NamedTuple):
         """Fresh optimizer parameters; a learned start begins as one of the problem's own."""
         key, data = namespace(self.root, "phi"), self.problem.data["train"]
         theta = self.theta() if self.optimizer.start is None else jax.jit(self.problem.init)(key, data)[0]
-        return self.optimizer.init(key, theta)
+        return jax.jit(lambda key: self.optimizer.init(key, theta))(key)  # one program, not one for each of its operations
 
     def fitted(self, found: Trained) -> Any:
         """phi of a trained optimizer, for this family and theta. Raises RunError if it does not fit them."""

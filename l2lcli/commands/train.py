@@ -82,10 +82,11 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
         built = estimator.estimator(spec, problem, experiment.optimizer, devices)
     except ValueError as error:  # it is not one for this problem and optimizer
         raise ConfigError([f"train.estimator: {error}"]) from error
-    try:
-        factors(spec.meta_optimizer.factors, jax.eval_shape(experiment.phi))
-    except ValueError as error:
-        raise ConfigError([f"train.meta_optimizer.factors: {error}"]) from error
+    if patterns := spec.meta_optimizer.factors:
+        try:
+            factors(patterns, jax.eval_shape(experiment.phi))
+        except ValueError as error:
+            raise ConfigError([f"train.meta_optimizer.factors: {error}"]) from error
     meta = meta_training(problem, experiment.optimizer, built, spec)
     state, record, rows, finished = _begin(experiment, run, meta, progress.warn)
     before, began = _seconds(run)["train_seconds"], time.monotonic()

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
 RESAMPLES = 10_000
 SLOWEST = 4.0  # times the fastest up to which a performance profile is integrated (Dahl et al. 2023, AlgoPerf)
@@ -47,6 +46,8 @@ def _interval(found: float, resampled: np.ndarray, samples: int) -> tuple[float,
     the truth too often: of S = 10, in 11 to 13 of 100. Hesterberg (2015, "What Teachers Should Know about the Bootstrap") moves
     the percentiles by the same factor; here it stretches the interval.
     """
+    from scipy.special import ndtri, stdtrit  # a tenth of a second, which a training need not wait for
+
     ends = np.percentile(resampled, [2.5, 97.5])
     wider = 1.0 if samples < 2 else stdtrit(samples - 1, 0.975) / ndtri(0.975) * np.sqrt(samples / (samples - 1))
     low, high = (found + wider * (ends - found)).tolist()

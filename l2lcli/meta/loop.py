@@ -6,6 +6,7 @@ Randomness is a function of the seed and of the episode's number, and one compil
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -89,7 +90,12 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
     begin = estimator.restart or restarts(estimator.init, per_episode)
     limit = max(20, 3 * per_episode)
     schedule = learning_rate(spec.meta_optimizer, spec.meta_steps)
-    meta_optimizer = transformation(spec.meta_optimizer, schedule)
+    meta_optimizer = transformation(spec.meta_optimizer)
+
+    @jax.jit
+    def rates(step):
+        """The learning rates of the next `CAPACITY` meta-steps."""
+        return jax.vmap(schedule)(step + jnp.arange(CAPACITY))
 
     def init(root, phi, data):
         # Stand-in optimizees of the right shapes: the first meta-step begins an episode and draws its own.
@@ -99,7 +105,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         return MetaState(
             phi,
             jax.tree.map(jnp.copy, phi),
-            meta_optimizer(0).init(phi),
+            meta_optimizer(jnp.ones(())).init(phi),
             inner,
             jnp.zeros((), jnp.int32),
             jnp.zeros((), jnp.int32),
@@ -113,14 +119,14 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         placed: Any = MetaState(*[everywhere] * len(state))  # pyright: ignore[reportArgumentType]
         return jax.device_put(state, placed._replace(inner=inner))
 
-    def meta_step(root, state, data):
+    def meta_step(root, state, data, rate):
         inner = begin(namespace(root, "train"), state.step, state.phi, data, state.inner)
         key = jax.random.fold_in(namespace(root, "estimator"), state.step)
         estimate, inner = estimator.estimate(key, state.phi, data, inner)
         # Before clipping: optax.clip_by_global_norm turns an infinite gradient into NaN.
         finite = _finite((estimate.grad, estimate.loss))
         good = jax.tree.map(lambda new, old: jnp.where(finite, new, old), state.phi, state.good)
-        update, opt = meta_optimizer(state.step).update(estimate.grad, state.opt, state.phi, value=estimate.loss)
+        update, opt = meta_optimizer(rate).update(estimate.grad, state.opt, state.phi, value=estimate.loss)
         update = jax.tree.map(jnp.multiply, update, factors(spec.meta_optimizer.factors, state.phi))
         moved = optax.apply_updates(state.phi, update), opt
         finite &= _finite(moved[0])
@@ -128,16 +134,21 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         row = jnp.stack([estimate.loss, optax.tree.norm(estimate.grad), (~finite).astype(estimate.loss.dtype)])
         return MetaState(phi, good, opt, inner, state.step + 1, jnp.where(finite, 0, state.failures + 1)), row
 
-    def advance(root, state, data, count):
+    @functools.partial(jax.jit, donate_argnums=1)
+    def dispatched(root, state, data, count, rates):
         def body(carry):
             i, state, rows = carry
-            state, row = meta_step(root, state, data)
+            state, row = meta_step(root, state, data, rates[i])
             return i + 1, state, rows.at[i].set(row)
 
         def goes_on(carry):
             return (carry[0] < count) & (carry[1].failures < limit)
 
         return jax.lax.while_loop(goes_on, body, (jnp.zeros((), jnp.int32), state, jnp.zeros((CAPACITY, 3))))[1:]
+
+    def advance(root, state, data, count):
+        # Rates are an argument, so that another number of episodes or another schedule is the same program.
+        return dispatched(root, state, data, count, rates(state.step))
 
     plain = spec.objective._replace(weights=()) == Objective(()) and spec.weights == "all"
 
@@ -161,7 +172,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         weights = jnp.array([member.weight for member in parts.values()])
         return found if "" in found else found | {"": jnp.vdot(weights, jnp.stack(list(found.values()))) / weights.sum()}
 
-    return MetaTraining(jax.jit(init), place, jax.jit(advance, donate_argnums=1), jax.jit(validate), per_episode, limit)
+    return MetaTraining(jax.jit(init), place, advance, jax.jit(validate), per_episode, limit)
 
 
 def run(

@@ -42,12 +42,12 @@ def factors(patterns: dict[str, float] | None, phi: Phi) -> Phi:
     return jax.tree.unflatten(jax.tree.structure(phi), found)
 
 
-def transformation(spec: MetaOptimizerSpec, schedule: optax.Schedule) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
-    """Meta-step -> the transformation of a config's `train.meta_optimizer` there: clipped, at that rate."""
+def transformation(spec: MetaOptimizerSpec) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
+    """Learning rate () -> the transformation of a config's `train.meta_optimizer` at it, clipped."""
     family = hand(spec.name)
 
-    def at(step: Any) -> optax.GradientTransformationExtraArgs:
-        tx = family.bind({"log_learning_rate": jnp.log(schedule(step))})
+    def at(rate: Any) -> optax.GradientTransformationExtraArgs:
+        tx = family.bind({"log_learning_rate": jnp.log(rate)})
         if spec.clip is not None:
             tx = optax.chain(optax.clip_by_global_norm(spec.clip), tx)
         return optax.with_extra_args_support(tx)

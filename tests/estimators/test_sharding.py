@@ -91,7 +91,7 @@ for tasks in (2, 1):  # a task on each device; one task, whose coordinates are s
     assert int(state.step) == 6
     leaf = state.inner.opt.h[0]
     assert not leaf.sharding.is_fully_replicated, leaf.sharding
-    print(sum("Finished XLA compilation of jit(advance)" in line for line in compiled))
+    print(sum("Finished XLA compilation of jit(dispatched)" in line for line in compiled))
 """
 
 
