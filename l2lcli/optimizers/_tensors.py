@@ -190,18 +190,16 @@ def orthogonalised(matrix: jax.Array, steps: int = 5) -> jax.Array:
 
     a, b, c = NEWTON_SCHULZ
     times = lambda x, y: jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)  # the iteration amplifies errors 500 times
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / jnp.sqrt(jnp.sum(jnp.square(x)) + TINY)
-    gram = times(x, x.T)
+    long = int(matrix.shape[0] < matrix.shape[1])  # the axis that the Gram matrix sums over
+    x = matrix * jax.lax.rsqrt(_product(matrix, matrix) + TINY)
+    gram = jax.lax.dot_general(x, x, (((long,), (long,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
     eye = jnp.eye(len(gram), dtype=gram.dtype)
     whole = eye
     for step in range(steps):
         factor = a * eye + b * gram + c * times(gram, gram)
         whole = times(factor, whole) if step else factor
         gram = times(times(factor, gram), factor)
-    x = times(whole, x)
-    return x.T if tall else x
+    return times(whole, x) if long else times(x, whole)
 
 
 def _root(values, live):
