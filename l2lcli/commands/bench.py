@@ -16,7 +16,7 @@ NAMES = {
 }
 
 
-ROWS = Path("runs/bench/scaling.jsonl")
+ROWS = Path("runs/bench")
 
 
 def bench(
@@ -46,22 +46,39 @@ def bench(
             "--scaling", help="Time and memory over many N, M, W, H: a table and a figure. What FILE has is not measured again."
         ),
     ] = False,
-    draw: Annotated[bool, typer.Option("--draw", help="With --scaling: measure nothing, show what FILE has.")] = False,
+    pays: Annotated[
+        bool,
+        typer.Option(
+            "--pays", help="A learned optimizer's whole step beside Adam's over batch sizes, and from where it pays: also so."
+        ),
+    ] = False,
+    optimizer: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="With --pays: which ones; default general and general-small.")
+    ] = None,
+    draw: Annotated[
+        bool, typer.Option("--draw", help="With --scaling or --pays: measure nothing, show what FILE has.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     append: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help=f"Add the JSON object to a file as a line; --scaling does, by default to {ROWS}."),
+        typer.Option(
+            metavar="FILE", help=f"Add the JSON object to a file as a line; --scaling and --pays do, by default in {ROWS}."
+        ),
     ] = None,
 ) -> None:
     """Time and memory of a meta-gradient and of an applied step, beside plain JAX, plain PyTorch and the machine's limits."""
-    if scaling:
+    if scaling or pays:
         sources = {name: context.get_parameter_source(name) for name in context.params}
         given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-        if others := sorted(set(given) - {"scaling", "draw", "append"}):
-            raise typer.BadParameter(f"--scaling has sizes of its own: leave --{others[0].removeprefix('as_')} out")
-        return _scaling(append or ROWS, draw)
-    if draw or (way and not alone):
-        raise typer.BadParameter("--draw goes with --scaling" if draw else "--way goes with --alone")
+        mine = "scaling" if scaling else "pays"
+        if others := sorted(set(given) - {mine, "draw", "append", *(() if scaling else ("optimizer",))}):
+            raise typer.BadParameter(f"--{mine} has sizes of its own: leave --{others[0].removeprefix('as_')} out")
+        if scaling:
+            return _scaling(append or ROWS / "scaling.jsonl", draw)
+        return _pays(append or ROWS / "pays.jsonl", draw, tuple(optimizer or ()))
+    if draw or optimizer or (way and not alone):
+        said = "--draw goes with --scaling or --pays" if draw else "--optimizer goes with --pays"
+        raise typer.BadParameter(said if draw or optimizer else "--way goes with --alone")
     from l2lcli.commands import backend
 
     tasks = tasks or (128 if problem == "quadratic" else 1)
@@ -88,6 +105,26 @@ def _scaling(path: Path, draw: bool) -> None:
     rows = scaling.read(path)
     text, figure = report.table(rows), report.write(rows, path.parent / "figures")
     print(f"{text}\n\nfigure: {figure}")
+
+
+def _pays(path: Path, draw: bool, optimizers: tuple[str, ...]) -> None:
+    """Measure what the file has not, then print the table and draw the figure."""
+    from l2lcli import signals
+    from l2lcli.bench import pays
+    from l2lcli.runs.scores import kept
+
+    if not draw:
+        from l2lcli.commands import backend
+
+        backend.start(1, 1)
+        with signals.listening() as flag:
+            pays.measure(path, optimizers or pays.OPTIMIZERS, flag.check)
+    rows = pays.read(path)
+    names = {name for row in rows for name in row["seconds"]}
+    found = {name: pays.speedup(name, kept(name)) for name in names}
+    fewer = {name: value for name, value in found.items() if value is not None}
+    text = pays.table(rows, fewer)
+    print(f"{text}\n\nfigure: {pays.write(rows, fewer, path.parent / 'figures')}")
 
 
 def table(found: dict[str, Any]) -> str:

@@ -120,3 +120,9 @@ def write_score(folder: Path, score: dict[str, Any]) -> None:
     """Write score.json. Raises RunError."""
     with replacing(folder / "score.json") as file:
         file.write(strict_json(score))
+
+
+def kept(name: str) -> list[Path]:
+    """The score files of an optimizer, those committed with the project first."""
+    committed = [path for root in (ROOT, SOURCES) for path in sorted(root.glob(f"reference/suite-*/scores/{name}/score.json"))]
+    return [*committed, *sorted(SCORES.glob(f"{name}-*/score.json"))]
