@@ -10,6 +10,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ import optax
 
 from l2lcli import registry
 from l2lcli.base import LearnedOptimizer, Objective, Problem
-from l2lcli.bench.peers import plain_lstm, torch_window
+from l2lcli.bench.peers import deepmind_window, plain_lstm, torch_window
 from l2lcli.bench.shapes import SIZES
 from l2lcli.data.loader import Dataset
 from l2lcli.estimators import _sharding
@@ -31,8 +32,9 @@ from l2lcli.optimizers.lstm import LstmSpec
 from l2lcli.problems.classification import ClassificationSpec, on
 from l2lcli.problems.quadratic import QuadraticSpec
 
-WAYS = ("replay", "autodiff_checkpoint", "autodiff", "torch")
+WAYS = ("replay", "autodiff_checkpoint", "autodiff", "torch", "deepmind")
 REPEATS = 7
+WARM = 0.3  # seconds of each turn that come before what is timed
 STEPS = 100  # results are for so many optimizee steps
 QUICK_SECONDS, QUICK_BYTES = 5.0, 2e9  # what a quick measurement may take: all repeats together, temporaries of a plain way
 
@@ -92,7 +94,10 @@ def bench(work: Work, *, ways: tuple[str, ...] = WAYS, quick: bool = False) -> d
                 runs[name] = run
     if "torch" in ways and (torch := torch_window(work)) is not None:
         runs["torch"] = torch
-    medians, repeats = _medians(runs, QUICK_SECONDS if quick else np.inf)
+    with ExitStack() as peers:
+        if "deepmind" in ways and (deepmind := peers.enter_context(deepmind_window(work))) is not None:
+            runs["deepmind"] = deepmind
+        medians, repeats = _medians(runs, QUICK_SECONDS if quick else np.inf)
     seconds = dict.fromkeys(WAYS) | {k: STEPS / work.window * v for k, v in medians.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the machine's rates, which take memory too
     machine = _machine(work, size)
@@ -136,21 +141,28 @@ def _compiled(problem, family, spec, work: Work, devices: int, phi, data):
 def _medians(runs: dict[str, Callable[[], Any]], most: float = np.inf) -> tuple[dict[str, float], int]:
     """Seconds of each, alternating so that a busy moment of the machine meets them all, and of how many runs the median is.
 
-    That is REPEATS, or fewer, down to 2, where they would take more than `most` seconds.
+    That is REPEATS, or fewer, down to 2, where they would take more than `most` seconds. A run that follows another's, or a
+    pause, is slower than one that follows its own, as in a training: by a third for replay after plain JAX, by a fifth after
+    half a second of sleep (a cold core). So each turn begins with runs that are not counted, for `WARM` seconds.
     """
     if not runs:
         return {}, 0
-    began = time.perf_counter()
-    for run in runs.values():
-        jax.block_until_ready(run())
-    repeats = int(min(max(most / (time.perf_counter() - began), 2), REPEATS))
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            began = time.perf_counter()
+
+    def turn(run: Callable[[], Any]) -> float:
+        started = time.perf_counter()
+        while time.perf_counter() < started + WARM:
             jax.block_until_ready(run())
-            seconds[name].append(time.perf_counter() - began)
-    return {name: float(np.median(of_one)) for name, of_one in seconds.items()}, repeats
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        return time.perf_counter() - began
+
+    for run in runs.values():
+        jax.block_until_ready(run())  # whatever is done once
+    began = time.perf_counter()
+    rounds = [{name: turn(run) for name, run in runs.items()}]
+    repeats = int(min(max(most / (time.perf_counter() - began), 2), REPEATS))
+    rounds += [{name: turn(run) for name, run in runs.items()} for _ in range(repeats - 1)]
+    return {name: float(np.median([found[name] for found in rounds])) for name in runs}, repeats
 
 
 def _apply(problem: Problem, families: dict[str, LearnedOptimizer], phi) -> dict[str, float | None]:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +22,10 @@ from l2lcli.bench.shapes import PIXELS
 from l2lcli.inner.transformation import transformation
 from l2lcli.optimizers._preprocess import Identity, preprocess
 from l2lcli.optimizers.lstm import LstmSpec, lstm
+from l2lcli.runs.files import RunError, one_line
 
-TORCH = Path(__file__).parent.parent / "tests" / "peers" / "torch_l2l.py"
+PEERS = Path(__file__).parent.parent.parent / "tests" / "peers"
+TORCH, DEEPMIND = PEERS / "torch_l2l.py", PEERS / "deepmind_l2l.py"
 
 
 def plain_lstm(spec: LstmSpec) -> LearnedOptimizer:
@@ -73,3 +80,48 @@ def torch_window(work: Any) -> Callable[[], Any] | None:
         labels = torch.from_numpy(rng.integers(0, 10, 10_000))
         tasks = [peer.network(images, labels, work.width, 10, 128) for _ in range(work.tasks)]
     return lambda: [peer.window(task, optimizer, work.window) for task in tasks] and None
+
+
+@contextmanager
+def deepmind_window(work: Any) -> Iterator[Callable[[], Any] | None]:
+    """One meta-step of DeepMind's own graph, in a process of its own, as a function of nothing.
+
+    $L2L_DEEPMIND is a checkout of github.com/google-deepmind/learning-to-learn, $L2L_DEEPMIND_PYTHON a Python that has
+    TensorFlow 2 (this one, if it is not set). None where the checkout is not named, or for work that it has no problem for.
+    Raises RunError where it is named and does not run.
+    """
+    checkout = os.environ.get("L2L_DEEPMIND")
+    fits = work.layers == 2 and (
+        work.problem == "quadratic" or (work.problem == "mnist" and (work.tasks, work.width) == (1, 20))
+    )
+    if not checkout or not fits or not DEEPMIND.is_file():
+        yield None
+        return
+    python = os.environ.get("L2L_DEEPMIND_PYTHON", sys.executable)
+    words = [python, str(DEEPMIND), checkout, work.problem, str(work.window), str(work.hidden), str(work.tasks)]
+    streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with tempfile.TemporaryFile("w+") as said:
+        try:
+            child = subprocess.Popen(words, text=True, **streams | {"stderr": said})
+        except OSError as error:
+            raise RunError(f"L2L_DEEPMIND_PYTHON: {one_line(error)}") from None
+
+        def ask(line: str = "") -> str:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            if line:
+                child.stdin.write(line)
+                child.stdin.flush()
+            if not (answer := child.stdout.readline()):
+                child.wait()
+                said.seek(0)
+                last = [text for text in said.read().splitlines() if text.strip()][-1:]
+                raise RunError(f"DeepMind's graph in {checkout} does not run: {(last or ['it ended'])[0].strip()}")
+            return answer
+
+        with child:
+            try:
+                ask()  # its versions, once the graph is built
+                yield lambda: ask("run\n") and None
+            finally:
+                child.kill()

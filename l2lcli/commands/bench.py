@@ -13,6 +13,7 @@ NAMES = {
     "autodiff_checkpoint": "plain JAX, jax.checkpoint",
     "autodiff": "plain JAX",
     "torch": "plain PyTorch",
+    "deepmind": "DeepMind's own graph",
 }
 
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2lcli.bench import measure
+from l2lcli.bench import measure, peers
 from l2lcli.bench.peers import TORCH, plain_lstm
 from l2lcli.commands import bench
 from l2lcli.optimizers.lstm import LstmSpec, lstm
+from l2lcli.runs.files import RunError
 from tests.command_line import l2l
 
 
@@ -34,7 +35,7 @@ def test_the_object_has_every_key_and_a_row_is_kept(tmp_path):
     out, _ = l2l(tmp_path, "bench", *arguments, "--json", "--append", "rows.jsonl")
     found = json.loads(out)
     assert json.loads((tmp_path / "rows.jsonl").read_text()) == found
-    ways = {"replay", "autodiff_checkpoint", "autodiff", "torch"}
+    ways = {"replay", "autodiff_checkpoint", "autodiff", "torch", "deepmind"}
     assert set(found["seconds_per_100_steps"]) == set(found["temp_bytes"]) == set(found["compile_seconds"]) == ways
     assert found["work"]["coordinates"] == 10
     assert found["ratio_to_floor"] == pytest.approx(
@@ -44,6 +45,44 @@ def test_the_object_has_every_key_and_a_row_is_kept(tmp_path):
     assert min(found["apply_seconds_per_step"].values()) > 0
     assert found["repeats"] == 7
     assert found["peak_rss_bytes"] > 1e8
+
+
+def work(problem="mnist", **given):
+    sizes = {"tasks": 1, "window": 4, "layers": 2, "hidden": 3, "width": 20, "devices": 1}
+    return measure.Work(problem, **(sizes | given))
+
+
+def test_the_peers_are_where_they_are_looked_for():
+    assert TORCH.is_file() and peers.DEEPMIND.is_file()
+
+
+def test_deepminds_graph_is_asked_for_one_meta_step_at_a_time(tmp_path, monkeypatch):
+    """By the protocol alone: a program that says what it was asked takes the graph's place."""
+    script = tmp_path / "peer.py"
+    script.write_text("import sys\nprint(sys.argv[1:], flush=True)\nfor line in sys.stdin: print(1, flush=True)\n")
+    monkeypatch.setattr(peers, "DEEPMIND", script)
+    monkeypatch.delenv("L2L_DEEPMIND", raising=False)
+    with peers.deepmind_window(work()) as run:
+        assert run is None
+    monkeypatch.setenv("L2L_DEEPMIND", str(tmp_path))
+    for other in (work("digits"), work(tasks=2), work(layers=1), work(width=30)):
+        with peers.deepmind_window(other) as run:
+            assert run is None
+    for fitting in (work(), work("quadratic", tasks=5)):
+        with peers.deepmind_window(fitting) as run:
+            assert run is not None
+            for _ in range(3):
+                run()
+
+
+def test_deepminds_graph_that_does_not_run_is_said_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("L2L_DEEPMIND", str(tmp_path))
+    with pytest.raises(RunError, match="does not run: ModuleNotFoundError: No module named 'tensorflow'"):
+        with peers.deepmind_window(work()):
+            pass
+    monkeypatch.setenv("L2L_DEEPMIND_PYTHON", str(tmp_path / "nowhere"))
+    with pytest.raises(RunError, match="L2L_DEEPMIND_PYTHON: "), peers.deepmind_window(work()):
+        pass
 
 
 def test_the_torch_peer_does_the_same_work():
@@ -77,14 +116,20 @@ def test_quick_compiles_but_does_not_run_what_would_need_too_much(monkeypatch):
     assert "applied, a step: n/a" in bench.table(found)
 
 
-def test_fewer_repeats_where_they_take_long():
+def test_fewer_repeats_where_they_take_long_and_runs_before_each_that_do_not_count(monkeypatch):
+    monkeypatch.setattr(measure, "WARM", 0.0)
+
     def counted(seconds, most):
         calls = []
         medians, repeats = measure._medians({"a": lambda: (calls.append(0), time.sleep(seconds))[1]}, most)
-        assert len(calls) == repeats + 1  # the warm-up
+        assert len(calls) == repeats + 1  # the first of all
         assert medians["a"] == pytest.approx(seconds, rel=0.5)
         return repeats
 
     assert counted(0.01, 10) == 7
     assert counted(0.05, 0.01) == 2
+    monkeypatch.setattr(measure, "WARM", 0.05)
+    seconds = iter([0.0, *[0.04, 0.03, 0.0] * 7])  # the first of all; then each turn is slow until it is warm
+    medians, _ = measure._medians({"a": lambda: time.sleep(next(seconds))})
+    assert medians["a"] < 0.02
     assert counted(0.05, np.inf) == 7
