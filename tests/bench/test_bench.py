@@ -77,9 +77,9 @@ def test_deepminds_graph_is_asked_for_one_meta_step_at_a_time(tmp_path, monkeypa
 
 def test_deepminds_graph_that_does_not_run_is_said_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setenv("L2L_DEEPMIND", str(tmp_path))
-    with pytest.raises(RunError, match="does not run: ModuleNotFoundError: No module named 'tensorflow'"):
-        with peers.deepmind_window(work()):
-            pass
+    said = "does not run: ModuleNotFoundError: No module named 'tensorflow'"
+    with pytest.raises(RunError, match=said), peers.deepmind_window(work()):
+        pass
     monkeypatch.setenv("L2L_DEEPMIND_PYTHON", str(tmp_path / "nowhere"))
     with pytest.raises(RunError, match="L2L_DEEPMIND_PYTHON: "), peers.deepmind_window(work()):
         pass
@@ -128,8 +128,8 @@ def test_fewer_repeats_where_they_take_long_and_runs_before_each_that_do_not_cou
 
     assert counted(0.01, 10) == 7
     assert counted(0.05, 0.01) == 2
+    assert counted(0.02, np.inf) == 7
     monkeypatch.setattr(measure, "WARM", 0.05)
     seconds = iter([0.0, *[0.04, 0.03, 0.0] * 7])  # the first of all; then each turn is slow until it is warm
     medians, _ = measure._medians({"a": lambda: time.sleep(next(seconds))})
     assert medians["a"] < 0.02
-    assert counted(0.05, np.inf) == 7
