@@ -13,10 +13,10 @@ PAPER ?= quadratic quadratic-deepmind simple simple-multi polynomial polynomial-
   cifar10 cifar10-groups cifar10-sub \
   sinusoid sinusoid-maml sinusoid-maml-first-order omniglot-5way-1shot omniglot-5way-1shot-maml \
   omniglot-5way-1shot-meta-sgd omniglot-5way-1shot-lstm-gd-v1 quadratic-lstm-gd digits-lstm-gd mnist-lstm-gd \
-  digits-averages digits-second-order general general-small general-without-relu general-without-sigmoid
+  digits-averages digits-second-order general general-small adapted general-without-relu general-without-sigmoid
 SEEDED ?= quadratic digits digits-preprocess-off digits-preprocess-k5 digits-scale-1 digits-scale-001 digits-one-layer \
   digits-meta-sgd digits-window-100 digits-averages digits-second-order mnist-averages mnist-pooled mnist general \
-  general-without-relu general-without-sigmoid
+  adapted general-without-relu general-without-sigmoid
 KEEP = $(L2L) report runs/latest --save-reference
 
 .PHONY: help setup train eval test lint figures paper ablation claims bench docs release wheel oldest clean
