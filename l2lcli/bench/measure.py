@@ -102,8 +102,9 @@ def bench(work: Work, *, ways: tuple[str, ...] = WAYS, quick: bool = False) -> d
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the machine's rates, which take memory too
     machine = _machine(work, size)
     floor = _floor(work, size, machine)
-    families = {"learned": optimizer} if "replay" in ways else {}
-    families |= {"plain": plain} if {"autodiff", "autodiff_checkpoint"} & set(ways) else {}
+    families = {"learned": (optimizer, phi)} if "replay" in ways else {}
+    families |= {"plain": (plain, phi)} if {"autodiff", "autodiff_checkpoint"} & set(ways) else {}
+    applied = apply_seconds(problem, {} if quick else families)
     return {
         "work": {**work._asdict(), "coordinates": size},
         "machine": machine,
@@ -112,7 +113,7 @@ def bench(work: Work, *, ways: tuple[str, ...] = WAYS, quick: bool = False) -> d
         "temp_bytes": temp_bytes,
         "peak_rss_bytes": peak,
         "compile_seconds": compile_seconds,
-        "apply_seconds_per_step": _apply(problem, {} if quick else families, phi),
+        "apply_seconds_per_step": {name: applied.get(name) for name in ("learned", "plain", "optax.adam")},
         "floor_seconds_per_100_steps": floor,
         "ratio_to_floor": None if seconds["replay"] is None else seconds["replay"] / floor,
     }
@@ -165,32 +166,29 @@ def _medians(runs: dict[str, Callable[[], Any]], most: float = np.inf) -> tuple[
     return {name: float(np.median([found[name] for found in rounds])) for name in runs}, repeats
 
 
-def _apply(problem: Problem, families: dict[str, LearnedOptimizer], phi) -> dict[str, float | None]:
-    """Seconds of one update by each family of LSTM, and by Adam beside them, in a jitted scan.
+def apply_seconds(problem: Problem, families: dict[str, tuple[LearnedOptimizer, Any]]) -> dict[str, float]:
+    """Seconds of one update by each family with its phi, and by Adam beside them, in a jitted scan; of none, nothing.
 
     The optimizee's gradient is left out: it is the same array at every step.
     """
+    if not families:
+        return {}
     data, tx, runs = problem.data["train"], optax.adam(1e-3), {}
-    if families:
-        families = families | {
-            "optax.adam": LearnedOptimizer(lambda key, theta: {}, lambda phi: optax.with_extra_args_support(tx))
-        }
-    for name, family in families.items():
-        own = {} if name == "optax.adam" else phi
+    plain = LearnedOptimizer(lambda key, theta: {}, lambda phi: optax.with_extra_args_support(tx))
+    for name, (family, own) in {**families, "optax.adam": (plain, {})}.items():
         inner = fresh(problem, family, own, jax.random.key(3), data)
 
         def steps(phi, theta, state, grad, family=family):
             def step(carry, _):
                 theta, state = carry
-                update, state = family.bind(phi).update(grad, state, theta, value=jnp.float32(0))
+                update, state = family.bind(phi).update(grad, state, theta, value=jnp.float32(0), horizon=STEPS)
                 return (optax.apply_updates(theta, update), state), None
 
             return jax.lax.scan(step, (theta, state), length=STEPS)[0]
 
         compiled = jax.jit(steps)
         runs[name] = lambda run=compiled, a=(own, inner.theta, inner.opt, inner.grad): run(*a)
-    measured = {name: seconds / STEPS for name, seconds in _medians(runs)[0].items()}
-    return {name: measured.get(name) for name in ("learned", "plain", "optax.adam")}
+    return {name: seconds / STEPS for name, seconds in _medians(runs)[0].items()}
 
 
 def _machine(work: Work, size: int) -> dict[str, Any]:

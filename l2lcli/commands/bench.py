@@ -47,6 +47,9 @@ def bench(
             "--scaling", help="Time and memory over many N, M, W, H: a table and a figure. What FILE has is not measured again."
         ),
     ] = False,
+    applied: Annotated[
+        bool, typer.Option("--apply", help="An update alone, and the bytes it remembers, over the number of parameters.")
+    ] = False,
     pays: Annotated[
         bool,
         typer.Option(
@@ -68,12 +71,16 @@ def bench(
     ] = None,
 ) -> None:
     """Time and memory of a meta-gradient and of an applied step, beside plain JAX, plain PyTorch and the machine's limits."""
-    if scaling or pays:
+    if scaling or pays or applied:
         sources = {name: context.get_parameter_source(name) for name in context.params}
         given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-        mine = "scaling" if scaling else "pays"
-        if others := sorted(set(given) - {mine, "draw", "append", *(() if scaling else ("optimizer",))}):
-            raise typer.BadParameter(f"--{mine} has sizes of its own: leave --{others[0].removeprefix('as_')} out")
+        mine = "scaling" if scaling else "pays" if pays else "applied"
+        fits = {"scaling": {"draw", "append"}, "pays": {"draw", "append", "optimizer"}, "applied": {"as_json", "append"}}[mine]
+        if others := sorted(set(given) - {mine} - fits):
+            named = "apply" if mine == "applied" else mine
+            raise typer.BadParameter(f"--{named} has sizes of its own: leave --{others[0].removeprefix('as_')} out")
+        if applied:
+            return _applied(append, as_json)
         if scaling:
             return _scaling(append or ROWS / "scaling.jsonl", draw)
         return _pays(append or ROWS / "pays.jsonl", draw, tuple(optimizer or ()))
@@ -106,6 +113,21 @@ def _scaling(path: Path, draw: bool) -> None:
     rows = scaling.read(path)
     text, figure = report.table(rows), report.write(rows, path.parent / "figures")
     print(f"{text}\n\nfigure: {figure}")
+
+
+def _applied(append: Path | None, as_json: bool) -> None:
+    """Measure, then print the table or the object."""
+    from l2lcli import signals
+    from l2lcli.bench import applied
+    from l2lcli.commands import backend
+    from l2lcli.runs.metrics import append_rows
+
+    backend.start(1, 1)
+    with signals.listening() as flag:
+        found = applied.measure(flag.check)
+    if append is not None:
+        append_rows(append, [found])
+    print(json.dumps(found, allow_nan=False) if as_json else applied.table(found))
 
 
 def _pays(path: Path, draw: bool, optimizers: tuple[str, ...]) -> None:
