@@ -54,6 +54,7 @@ figures: .venv/installed  ## Draw the figures that README.md and docs/ show agai
 	$(L2L) report --figures $$(grep -rhoE 'runs/reference/[a-z0-9/-]*/figures/' README.md docs --include=*.md | \
 	  sed 's|/figures/||' | grep -v /bench | sort -u)
 	$(L2L) bench --scaling --draw --append runs/reference/bench/scaling.jsonl
+	$(L2L) bench --pays --draw --append runs/reference/bench/pays.jsonl
 
 paper: .venv/installed  ## Run the experiments of the table of claims from nothing, and keep their results: many hours
 	set -e; for name in $(PAPER); do $(L2L) train configs/$$name.yaml; $(KEEP); done

@@ -166,10 +166,10 @@ def _medians(runs: dict[str, Callable[[], Any]], most: float = np.inf) -> tuple[
     return {name: float(np.median([found[name] for found in rounds])) for name in runs}, repeats
 
 
-def apply_seconds(problem: Problem, families: dict[str, tuple[LearnedOptimizer, Any]]) -> dict[str, float]:
+def apply_seconds(problem: Problem, families: dict[str, tuple[LearnedOptimizer, Any]], count: int = STEPS) -> dict[str, float]:
     """Seconds of one update by each family with its phi, and by Adam beside them, in a jitted scan; of none, nothing.
 
-    The optimizee's gradient is left out: it is the same array at every step.
+    The optimizee's gradient is left out: it is the same array at each of the `count` steps.
     """
     if not families:
         return {}
@@ -184,11 +184,11 @@ def apply_seconds(problem: Problem, families: dict[str, tuple[LearnedOptimizer, 
                 update, state = family.bind(phi).update(grad, state, theta, value=jnp.float32(0), horizon=STEPS)
                 return (optax.apply_updates(theta, update), state), None
 
-            return jax.lax.scan(step, (theta, state), length=STEPS)[0]
+            return jax.lax.scan(step, (theta, state), length=count)[0]
 
         compiled = jax.jit(steps)
         runs[name] = lambda run=compiled, a=(own, inner.theta, inner.opt, inner.grad): run(*a)
-    return {name: seconds / STEPS for name, seconds in _medians(runs)[0].items()}
+    return {name: seconds / count for name, seconds in _medians(runs)[0].items()}
 
 
 def _machine(work: Work, size: int) -> dict[str, Any]:

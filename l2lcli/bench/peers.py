@@ -91,18 +91,16 @@ def deepmind_window(work: Any) -> Iterator[Callable[[], Any] | None]:
     Raises RunError where it is named and does not run.
     """
     checkout = os.environ.get("L2L_DEEPMIND")
-    fits = work.layers == 2 and (
-        work.problem == "quadratic" or (work.problem == "mnist" and (work.tasks, work.width) == (1, 20))
-    )
+    known = work.problem == "quadratic" or (work.problem, work.tasks, work.width) == ("mnist", 1, 20)
+    fits = known and work.layers == 2
     if not checkout or not fits or not DEEPMIND.is_file():
         yield None
         return
     python = os.environ.get("L2L_DEEPMIND_PYTHON", sys.executable)
     words = [python, str(DEEPMIND), checkout, work.problem, str(work.window), str(work.hidden), str(work.tasks)]
-    streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with tempfile.TemporaryFile("w+") as said:
         try:
-            child = subprocess.Popen(words, text=True, **streams | {"stderr": said})
+            child = subprocess.Popen(words, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
         except OSError as error:
             raise RunError(f"L2L_DEEPMIND_PYTHON: {one_line(error)}") from None
 
