@@ -38,12 +38,12 @@ def report(
         if not folder.is_dir():
             raise files.RunError(f"{folder}: no such run directory")
     for folder in folders if save_reference or figures else ():
-        if save_reference:
-            from l2lcli.reports import reference, score
+        from l2lcli.reports import reference, score
 
-            kept = score.keep if (folder / "score.json").is_file() else reference.save
-            print(kept(folder, ROOT / "reference"))
+        scored = (folder / "score.json").is_file()
+        if save_reference:
+            print((score.keep if scored else reference.save)(folder, ROOT / "reference"))
         else:
-            print(*reports.redraw(folder), sep="\n")
+            print(*(score.redraw if scored else reports.redraw)(folder), sep="\n")
     if not (save_reference or figures):
         print(reports.write(folders[0]) if len(folders) == 1 else comparison.write(folders, out))

@@ -140,6 +140,15 @@ def write(folder: Path) -> Path:
     return page(folder / "report.html", f"{score['optimizer']}: score", body)
 
 
+def redraw(folder: Path) -> list[Path]:
+    """Draw a kept score's figure again, from its score.json; its path. Raises RunError."""
+    score = read_json(folder / "score.json")
+    if not score:
+        raise RunError(f"{folder}: no score.json")
+    save(figure(score), folder / "figures", kinds=("png",))
+    return [folder / "figures" / "score.png"]
+
+
 def keep(folder: Path, root: Path) -> Path:
     """Keep a score, and the baselines that it was judged by, as a reference result: `<root>/suite-<mark>/`; the score's folder.
 

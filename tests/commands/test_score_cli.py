@@ -61,6 +61,10 @@ def test_a_score_is_written_read_again_and_gone_on_with(folder):
     l2l(folder, "report", path.parent, "--save-reference")
     (kept,) = (folder / "runs" / "reference").glob("suite-*/scores/*-run/score.json")
     assert (kept.parent / "figures" / "score.png").is_file() and (kept.parent / "curves" / "a.npz").is_file()
+    drawn = (kept.parent / "figures" / "score.png").read_bytes()
+    (kept.parent / "figures" / "score.png").unlink()
+    l2l(folder, "report", kept.parent, "--figures")
+    assert (kept.parent / "figures" / "score.png").read_bytes() == drawn
     shutil.rmtree(folder / "runs" / "scores")
     out, err = l2l(folder, "score", "run", "--suite", "suite", "--json")
     assert "tuning" not in err
