@@ -24,6 +24,7 @@ from l2lcli.bench.peers import deepmind_window, plain_lstm, torch_window
 from l2lcli.bench.shapes import SIZES
 from l2lcli.data.loader import Dataset
 from l2lcli.estimators import _sharding
+from l2lcli.estimators._blocks import together
 from l2lcli.estimators.autodiff import AutodiffSpec
 from l2lcli.estimators.replay import ReplaySpec
 from l2lcli.inner.unroll import fresh
@@ -193,8 +194,9 @@ def apply_seconds(problem: Problem, families: dict[str, tuple[LearnedOptimizer, 
 
 def _machine(work: Work, size: int) -> dict[str, Any]:
     """The rates that the floor rests on, with every device at work: products at the LSTM's shapes, tanh, copying memory."""
-    block = min(ReplaySpec().block, work.tasks * size)
+    block = min(together(ReplaySpec().block, work.window), work.tasks * size)
     rows, inner, loops = 4 * work.hidden, 2 * work.hidden + 1, 2000
+    numbers = 8_000_000 if jax.default_backend() == "cpu" else 128_000_000  # more than any cache holds
 
     def product(a, b):
         # What is multiplied depends on what came before, or it would be computed once.
@@ -206,7 +208,7 @@ def _machine(work: Work, size: int) -> dict[str, Any]:
     def copy(x):
         return jax.lax.fori_loop(0, 8, lambda i, x: x + 1.0, x)
 
-    shapes = {"product": [(rows, inner), (inner, block)], "tanh": [(rows, block)], "copy": [(8_000_000,)]}
+    shapes = {"product": [(rows, inner), (inner, block)], "tanh": [(rows, block)], "copy": [(numbers,)]}
     runs = {}
     for function in (product, tanh, copy):
         arrays = [jnp.full(shape, 0.01) for shape in shapes[function.__name__]]
@@ -218,7 +220,7 @@ def _machine(work: Work, size: int) -> dict[str, Any]:
         "devices": work.devices,
         "product_flops": 2 * loops * rows * inner * block * work.devices / seconds["product"],
         "tanh_per_second": loops * rows * block * work.devices / seconds["tanh"],
-        "bytes_per_second": 8 * 2 * 4 * 8_000_000 * work.devices / seconds["copy"],
+        "bytes_per_second": 8 * 2 * 4 * numbers * work.devices / seconds["copy"],
     }
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from l2lcli.base import LearnedOptimizer
@@ -58,7 +57,10 @@ def plain_lstm(spec: LstmSpec) -> LearnedOptimizer:
 
 
 def torch_window(work: Any) -> Callable[[], Any] | None:
-    """One window's meta-gradient in PyTorch as a function of nothing; None where PyTorch or the peer's file is missing."""
+    """One window's meta-gradient in PyTorch as a function of nothing; None where PyTorch or the peer's file is missing.
+
+    On a GPU where JAX computes on one and PyTorch can.
+    """
     if not TORCH.is_file() or importlib.util.find_spec("torch") is None:
         return None
     import torch  # pyright: ignore[reportMissingImports]  not a dependency: measured where it is installed
@@ -68,18 +70,25 @@ def torch_window(work: Any) -> Callable[[], Any] | None:
     assert spec.loader is not None  # it is a .py file, which is there
     peer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(peer)
-    torch.manual_seed(0)
+    on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
     shown = Identity() if work.problem == "quadratic" else None
-    optimizer = peer.Optimizer(work.layers, work.hidden, 10.0 if shown is None else None, 0.1)
-    if work.problem == "quadratic":
-        tasks = [peer.quadratics(work.tasks, 10)]
-    else:
-        pixels = PIXELS[work.problem]
-        rng = np.random.default_rng(0)
-        images = torch.from_numpy(rng.random((10_000, pixels), np.float32))
-        labels = torch.from_numpy(rng.integers(0, 10, 10_000))
-        tasks = [peer.network(images, labels, work.width, 10, 128) for _ in range(work.tasks)]
-    return lambda: [peer.window(task, optimizer, work.window) for task in tasks] and None
+    with torch.device("cuda" if on_gpu else "cpu") as device:
+        torch.manual_seed(0)
+        optimizer = peer.Optimizer(work.layers, work.hidden, 10.0 if shown is None else None, 0.1)
+        if work.problem == "quadratic":
+            tasks = [peer.quadratics(work.tasks, 10)]
+        else:
+            images, labels = torch.rand(10_000, PIXELS[work.problem]), torch.randint(10, (10_000,))
+            tasks = [peer.network(images, labels, work.width, 10, 128) for _ in range(work.tasks)]
+
+    def run() -> None:
+        with device:
+            for task in tasks:
+                peer.window(task, optimizer, work.window)
+            if on_gpu:
+                torch.cuda.synchronize()
+
+    return run
 
 
 @contextmanager

@@ -55,6 +55,8 @@ def start(devices: int | None = 1, tasks: int = 1, warn: Callable[[str], None] =
         # All of them: to read one takes .01 s, to compile the smallest .03. The default leaves out those under 1 s.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    if jax.default_backend() != "cpu" and jax.config.values["jax_default_matmul_precision"] is None:
+        jax.config.update("jax_default_matmul_precision", "float32")  # not TF32, whose products are off by 3e-4
     if devices is None and jax.default_backend() != "cpu":
         return 1
     if wanted > jax.device_count():

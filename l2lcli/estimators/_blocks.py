@@ -13,6 +13,8 @@ from l2lcli.estimators._recording import Job, Window, suffix_sums
 from l2lcli.estimators._sampling import draw
 from l2lcli.inner.flat import length, ravel
 
+WIDE = 1 << 21  # coordinates times steps that are replayed at a time on anything but a CPU: 3 GB for an LSTM of 2 x 20
+
 
 class Coordinates(NamedTuple):
     """What was recorded of N coordinates, of M tasks; of one task or block the leading axes are gone.
@@ -109,7 +111,7 @@ def surrogate_gradient(
         merge = lambda leaf: jnp.moveaxis(spread(leaf), 0, -2).reshape(1, *leaf.shape[1:-1], -1)  # [1, ..., M N]
         coordinates = jax.tree.map(merge, coordinates)
     tasks, size = coordinates.theta.shape
-    width = min(block if replay.block is None else replay.block(block), size)
+    width = min(together(block if replay.block is None else replay.block(block), len(weights)), size)
     blocks = -(-size // width)
 
     def cut(leaf, task, start):
@@ -142,6 +144,14 @@ def surrogate_gradient(
     zeros = [jnp.zeros_like(leaf) for leaf in leaves], None if optimizer.start is None else jnp.zeros_like(coordinates.theta)
     of_phi, of_theta = jax.lax.scan(add, zeros, jnp.arange(tasks * blocks))[0]
     return structure.unflatten(of_phi), None if of_theta is None else of_theta.reshape(shape)
+
+
+def together(block: int, steps: int) -> int:
+    """Coordinates that are replayed at a time over a window of so many steps, where `block` are asked for.
+
+    On a CPU that many, whose activations fit in a core's cache. Elsewhere at least as many as keep a large device busy.
+    """
+    return block if jax.default_backend() == "cpu" else max(block, WIDE // steps)
 
 
 def surrogate(

@@ -16,7 +16,8 @@ from l2lcli.inner.objective import slopes
 from l2lcli.inner.query import score_on_query
 from l2lcli.inner.unroll import axes, begun, drawn, fresh, standing, unroll
 
-SMALL = 1024  # coordinates of a task up to which tasks run side by side
+SMALL = 1024  # coordinates of a task up to which tasks run side by side on a CPU
+TOGETHER = 1 << 22  # coordinates of all tasks up to which they do elsewhere, where what is small is not worth a launch
 
 ByMember: TypeAlias = Any  # an array of a family's coordinates; of one that is made of others {member: array}
 
@@ -128,10 +129,11 @@ def suffix_sums(cotangents: jax.Array) -> jax.Array:
 def over_tasks(one: Callable[[Inner], tuple[Inner, Any]], state: Inner, steps: int) -> tuple[Inner, Any]:
     """`one`, so many steps of a task's Inner, of each task: side by side where tasks are small, else one after the other.
 
-    Side by side, the LSTM's arrays have the tasks as another axis, and XLA transposes them at every step.
+    Side by side, the LSTM's arrays have the tasks as another axis, and on a CPU XLA transposes them at every step.
     """
     tasks = state.value.shape[0]
-    if sum(leaf.size for leaf in jax.tree.leaves(state.theta)) < SMALL * tasks:
+    most = SMALL * tasks if jax.default_backend() == "cpu" else TOGETHER
+    if sum(leaf.size for leaf in jax.tree.leaves(state.theta)) < most:
         return jax.vmap(one, in_axes=(standing(state),), out_axes=(standing(state), 0))(state)
     if state.t.ndim:
         return jax.lax.map(one, state)

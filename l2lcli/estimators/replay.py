@@ -29,7 +29,7 @@ class ReplaySpec(EstimatorSpec):
     window: int = Field(default=20, ge=1, le=100_000)
     """Steps per meta-gradient; divides the horizon."""
     block: int = Field(default=128, ge=1, le=100_000_000)
-    """Coordinates replayed at a time."""
+    """Coordinates replayed at a time; on a GPU at least 2 million over the window."""
     sample: int | None = Field(default=None, ge=1, le=100_000_000)
     """Coordinates of each task that are replayed (on each device), drawn anew for every meta-gradient, which then is right in
     expectation; null for all of them, which is exact."""

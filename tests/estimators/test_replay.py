@@ -8,6 +8,7 @@ import pytest
 
 from l2lcli import registry
 from l2lcli.base import LearnedOptimizer, Objective, Replay
+from l2lcli.estimators._blocks import together
 from l2lcli.inner.flat import flat, ravel
 from l2lcli.optimizers._averages import AveragesSpec
 from l2lcli.optimizers._lstm_cell import fuse, window
@@ -100,6 +101,20 @@ def test_replay_equals_autodiff(family, problem):
                     assert relative(ours.grad, theirs.grad) < tolerance, (dtype, length, block)
                     np.testing.assert_allclose(ours.loss, theirs.loss, rtol=tolerance)
                 assert relative(end.theta, after.theta) < tolerance
+
+
+@pytest.mark.parametrize("family", ["lstm", "averages", "nosy"])
+def test_what_is_laid_out_for_a_gpu_is_the_same(family, monkeypatch):
+    """There all tasks run side by side, and blocks are as wide as the window lets them be."""
+    with jax.enable_x64(True):
+        here = gradients("replay", family, "digits", jnp.float64, 3, block=40)[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "default_backend", lambda: "gpu")
+            assert together(40, 3) > 100_000
+            there = gradients("replay", family, "digits", jnp.float64, 3, block=40)[0]
+    for ours, theirs in zip(there, here, strict=True):
+        assert relative(ours.grad, theirs.grad) < 1e-12
+        np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-12)
 
 
 def test_chained_windows_end_in_one_long_windows_states_bit_for_bit():
