@@ -11,7 +11,7 @@ from l2lcli.base import Estimate, Estimator, EstimatorSpec, LearnedOptimizer, Ob
 
 
 class AutodiffSpec(EstimatorSpec):
-    """Differentiate the unrolled window; each step is recomputed on the way back (`jax.checkpoint`)."""
+    """Differentiate the unrolled window; what a step computes is computed again on the way back (`jax.checkpoint`)."""
 
     kind: Literal["autodiff"] = "autodiff"
     window: int = Field(default=20, ge=1, le=100_000)
@@ -44,21 +44,42 @@ def autodiff(
       optimizer: the family.
       tasks: M.
       objective: w_1 … w_T and g; a window takes its own part.
-      devices: that the estimator may use by itself; this one has no use for more than 1.
+      devices: over which the coordinates of every task are split, of a coordinatewise family; of another it uses 1.
     """
     import jax
     import jax.numpy as jnp
     import optax
 
+    from l2lcli.estimators._sharding import AXIS, by_coordinate, shardings_by_coordinate
+    from l2lcli.estimators._split import Split
+    from l2lcli.estimators._tiles import enter, leave, recomputed, tiled
+    from l2lcli.inner.flat import each, flat, length
     from l2lcli.inner.objective import of_window
     from l2lcli.inner.query import score_on_query
     from l2lcli.inner.unroll import axes, begun, drawn, fresh, standing, trajectory_axes, unroll
 
     begin = fresh if optimizer.start is None else drawn  # a learned start is applied where it is differentiated
     second_order = spec.second_order or optimizer.second_order
+    replay = optimizer.replay
+    if replay is None or replay.composed is not None:  # not coordinatewise
+        devices = 1
+    split = lambda size: Split(size, devices, AXIS)
+    in_tiles = spec.checkpoint and replay is not None and replay.composed is None and replay.per_coordinate is None
+    whole = optimizer
+    if in_tiles or devices > 1:
+        whole = flat(optimizer, lambda member, size: split(size).optimizer(member))
+    if in_tiles:
+        stepping = flat(optimizer, lambda member, size: split(size).optimizer(tiled(member)))
+    else:
+        stepping = recomputed(whole) if spec.checkpoint else whole
+
+    def retiled(change, theta, opt):
+        """A state with each leaf changed by `enter` or `leave`."""
+        change = lambda member, at, state, do=change: jax.tree.map(lambda leaf: do(split(length(at)).part, leaf), state)
+        return each(optimizer, theta, change, opt) if in_tiles else opt
 
     def init(key, phi, data):
-        one = lambda key: begin(problem, optimizer, phi, key, data, len(objective.weights))
+        one = lambda key: begin(problem, whole, phi, key, data, len(objective.weights))
         return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
 
     def clipped(grad):
@@ -66,19 +87,24 @@ def autodiff(
         factor = jnp.minimum(1.0, spec.clip / jnp.maximum(norm, 1e-30)) if spec.clip else 1.0
         return jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(norm), factor * leaf, 0), grad)
 
-    def estimate(key, phi, data, state):
-        del key  # nothing here is random beyond what the optimizees carry
+    def shared(grad):
+        """This device's share of a gradient that every device has the whole loss differentiated for: of as many losses."""
+        return jax.tree.map(lambda leaf: leaf / devices, grad)
 
+    def local(key, phi, data, state):
+        del key  # nothing here is random beyond what the optimizees carry
         score = score_on_query(problem, objective.weights, data, problem.loss)
 
         def one(phi, inner):
             if optimizer.start is not None:
-                inner = begun(problem, optimizer, phi, inner, data)
+                inner = begun(problem, whole, phi, inner, data)
+            inner = inner._replace(opt=retiled(enter, inner.theta, inner.opt))
             found = unroll(
-                problem, optimizer, phi, inner, data, spec.window, second_order=second_order, discount=spec.discount,
+                problem, stepping, phi, inner, data, spec.window, second_order=second_order, discount=spec.discount,
                 checkpoint=spec.checkpoint, score=score,
             )  # fmt: skip
-            return of_window(objective, found.scores, inner), found
+            end = found.end._replace(opt=retiled(leave, inner.theta, found.end.opt))
+            return of_window(objective, found.scores, inner), found._replace(end=end)
 
         at = standing(state)
 
@@ -88,11 +114,17 @@ def autodiff(
 
         if spec.clip is None:
             (loss, (after, losses)), grad = jax.value_and_grad(mean, has_aux=True)(phi)
+            grad = shared(grad)
         else:
-            each = jax.vmap(jax.value_and_grad(one, has_aux=True), in_axes=(None, at), out_axes=((0, trajectory_axes(at)), 0))
-            (parts, found), grads = each(phi, state)
-            grad = jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(clipped)(grads))
+            of_each = jax.vmap(
+                jax.value_and_grad(one, has_aux=True), in_axes=(None, at), out_axes=((0, trajectory_axes(at)), 0)
+            )
+            (parts, found), grads = of_each(phi, state)
+            grads = grads if devices == 1 else jax.lax.psum(shared(grads), AXIS)  # a norm is that of all parts together
+            grad = shared(jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(clipped)(grads)))
             loss, after, losses = parts.mean(), found.end, found.losses
         return Estimate(grad, loss, losses.mean(0)), after
 
-    return Estimator(init, estimate)
+    if devices == 1:
+        return Estimator(init, local)
+    return Estimator(init, by_coordinate(local, devices), lambda state: shardings_by_coordinate(state, devices))

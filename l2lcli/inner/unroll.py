@@ -7,6 +7,7 @@ same start and the same batches.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -102,27 +103,34 @@ def unroll(
         them ("the dashed edges", Andrychowicz et al. 2016, Fig. 2), and so does the default.
       discount: what each step leaves of the derivatives by the optimizee that it passes on (of theta, and of what the
         optimizer is fed); the values stay as they are.
-      checkpoint: recompute each step when differentiating, instead of keeping its activations.
+      checkpoint: recompute losses and gradients when differentiating, instead of keeping their activations.
       record: what is to be kept of each step, of the optimizee before its update: what the optimizer is fed, say.
       score: what is to be said of each step besides f, of the optimizee after its update: the outer loss.
     """
     passed = lambda x: optax.scale_gradient(x, discount)  # the values stay to the bit
     fed = passed if second_order else jax.lax.stop_gradient
+    recomputed = functools.partial(jax.checkpoint, prevent_cse=False) if checkpoint else lambda function: function
+    judged = None if score is None else recomputed(score)
+
+    @recomputed
+    def evidence(theta, task, key, t):
+        # Stopped in here: what is dropped is not even recomputed.
+        value, grad = _evidence(problem, theta, task, key, t, data)
+        return value, fed(value), fed(grad)
 
     def step(inner: Inner, _: None) -> tuple[Inner, tuple[jax.Array, Any, Any]]:
         tx = optimizer.bind(phi)
         update, opt = tx.update(inner.grad, inner.opt, inner.theta, value=inner.value, horizon=inner.horizon)
         theta = optax.apply_updates(inner.theta, update)
         t = inner.t + 1
-        value, grad = _evidence(problem, theta, inner.task, inner.key, t, data)
+        value, fed_value, grad = evidence(theta, inner.task, inner.key, t)
         after = inner._replace(theta=theta, opt=opt, t=t, value=value, grad=grad)
-        of_step = value, None if score is None else score(after), None if record is None else record(inner)
-        return after._replace(theta=passed(theta), value=fed(value), grad=fed(grad)), of_step
+        of_step = value, None if judged is None else judged(after), None if record is None else record(inner)
+        return after._replace(theta=passed(theta), value=fed_value), of_step
 
     if not second_order:
         inner = inner._replace(value=fed(inner.value), grad=fed(inner.grad))
-    body = jax.checkpoint(step, prevent_cse=False) if checkpoint else step
-    end, (losses, scores, recorded) = jax.lax.scan(body, inner, length=steps)
+    end, (losses, scores, recorded) = jax.lax.scan(step, inner, length=steps)
     return Trajectory(end, losses, losses if score is None else scores, recorded)
 
 

@@ -31,7 +31,8 @@ class Claim(Spec):
     run: str
     """Folder of the result, beside the list's file: a run's, or that of a score."""
     wins: int | None = None
-    """How many problems of the score's suite are won, at least; its measure is this number and no ratio."""
+    """How many problems of the score's suite are won, at least (at equal steps, or by its metric in equal time); its measure is
+    this number and no ratio."""
     task: str | None = None
     """A problem of the score's suite."""
     variant: str | None = None
@@ -121,12 +122,15 @@ def _row(root: Path, claim: Claim) -> list[str]:
 
 
 def _wins(root: Path, claim: Claim, least: int) -> list[str]:
-    first = [claim.claim, claim.published, "problems won"]
+    timed = claim.metric == "time"
+    first = [claim.claim, claim.published, "problems won" + ", equal time" * timed]
     scores = [score for folder in (root / claim.run, *_seeds(root / claim.run)) if (score := read_json(folder / "score.json"))]
-    if not scores:
+    found = [(score.get("equal_time") if timed else score, len(score["tasks"])) for score in scores]
+    known = [(of, tasks) for of, tasks in found if of]
+    if not known:
         return [*first, "-", NOT_MEASURED]
-    counts = [score["wins"] for score in scores]
-    shown = f"{counts[0]} of {len(scores[0]['tasks'])}, {scores[0]['undecided']} undecided"
+    counts = [of["wins"] for of, _ in known]
+    shown = f"{counts[0]} of {known[0][1]}, {known[0][0]['undecided']} undecided"
     if len(counts) > 1:
         shown += f"; other meta-training seeds {', '.join(map(str, counts[1:]))}"
     verdict = "**holds**" if min(counts) >= least else "undecided" if max(counts) >= least else "**does not hold**"
@@ -150,7 +154,14 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
         entry = (read_json(folder / "score.json") or {"tasks": {}})["tasks"].get(claim.task)
         if entry is None or entry["verdict"] == "missing":
             return None
-        finals, rival = entry["finals"], entry["baseline"]
+        finals = entry["finals"]
+        if claim.metric == "time":
+            timed = entry.get("equal_time")
+            if timed is None or timed["best"] is None:
+                return None
+            rival = f"{timed['best']}, {timed['steps'][timed['best']]:,} steps"
+            return LossRatio(timed["ratio"], timed["ratio_ci"], finals["learned"], timed["final"][timed["best"]], rival)
+        rival = entry["baseline"]
         return LossRatio(entry["ratio_final"], entry["ratio_final_ci"], finals["learned"], finals[rival], rival)
     if (summary := tables.read_summary(folder)) is None:
         return None

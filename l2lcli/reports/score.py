@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from l2lcli.evaluation import statistics
-from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, Figure, literal, log_ticks, save
+from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, PAPER, Figure, literal, log_ticks, save
 from l2lcli.reports.html import html_figure, html_table, page
 from l2lcli.runs.files import RunError, faults, read_json
 
@@ -101,6 +101,10 @@ def figure(score: dict[str, Any]) -> Figure:
             low, high = (max(end, 1e-3) for end in entry["ratio_final_ci"])
             left.plot([low, high], [place, place], color=COLOURS[entry["verdict"]], linewidth=2)
             left.plot(entry["ratio_final"], place, "o", color=COLOURS[entry["verdict"]], markersize=4)
+            if (timed := entry.get("equal_time")) and timed["ratio_ci"]:
+                beside, colour = [place + 0.3] * 2, COLOURS[timed["verdict"]]
+                left.plot([max(end, 1e-3) for end in timed["ratio_ci"]], beside, color=colour, linewidth=1)
+                left.plot(timed["ratio"], beside[0], "o", color=colour, markersize=4, markerfacecolor=PAPER)
         left.axvline(1, color=INK, linewidth=0.8)
         left.set_yticks(range(len(tasks)), [literal(name) for name in tasks])
         left.invert_yaxis()
@@ -120,8 +124,9 @@ def figure(score: dict[str, Any]) -> Figure:
         return drawn
 
     caption = (
-        "Left: green where the interval lies below 1. Right: the share of problems on which an optimizer reaches the better "
-        "baseline's final loss within so many times the shortest time of all; one that never reaches it never counts."
+        "Left: green where the interval lies below 1; open: in equal time, if that was asked for. Right: the share of problems "
+        "on which an optimizer reaches the better baseline's final loss within so many times the shortest time of all; one "
+        "that never reaches it never counts."
     )
     return Figure("score", f"{score['optimizer']} on {len(tasks)} problems", caption, draw, arranged=True)
 

@@ -73,9 +73,11 @@ def test_a_score_counts_wins_and_its_problems_are_ratios(tmp_path):
     def score(label, wins, interval):
         entry = {"verdict": "won", "ratio_final": 0.5, "ratio_final_ci": interval, "baseline": "nag"}
         entry["finals"] = {"learned": 1.0, "nag": 2.0}
+        timed = {"best": "adam", "steps": {"adam": 1234}, "final": {"adam": 0.8}, "ratio": 1.25, "ratio_ci": [1.1, 1.4]}
         (tmp_path / label).mkdir()
-        tasks = {"a": entry, "b": {"verdict": "missing"}}
-        (tmp_path / label / "score.json").write_text(json.dumps({"wins": wins, "undecided": 0, "tasks": tasks}))
+        tasks = {"a": entry | {"equal_time": timed}, "b": {"verdict": "missing"}}
+        found = {"wins": wins, "undecided": 0, "tasks": tasks, "equal_time": {"wins": 0, "undecided": 1, "losses": 0}}
+        (tmp_path / label / "score.json").write_text(json.dumps(found))
 
     asked = {"run": "general", "wins": 1}, {"run": "general", "task": "a"}, {"run": "general", "task": "b"}
     score("general", 1, [0.4, 0.6])
@@ -83,6 +85,9 @@ def test_a_score_counts_wins_and_its_problems_are_ratios(tmp_path):
     assert counted[2:] == ["problems won", "1 of 2, 0 undecided", "**holds** (one run)"]
     assert ratio[3:] == ["1.00 / 2.00 (nag) = 0.500 [0.400, 0.600]", "**holds** (one run)"]
     assert missing[-1] == claims.NOT_MEASURED
+    counted, ratio = rows(tmp_path, *({**of, "metric": "time"} for of in asked[:2]))
+    assert counted[2:] == ["problems won, equal time", "0 of 2, 1 undecided", "**does not hold** (one run)"]
+    assert ratio[3:] == ["1.00 / 0.800 (adam, 1,234 steps) = 1.25 [1.10, 1.40]", "**does not hold** (one run)"]
     score("general-seed-1", 0, [1.1, 1.2])
     counted, ratio, _ = rows(tmp_path, *asked)
     assert counted[3:] == ["1 of 2, 0 undecided; other meta-training seeds 0", "undecided"]
