@@ -55,6 +55,7 @@ figures: .venv/installed  ## Draw the figures that README.md and docs/ show agai
 	  sed 's|/figures/||' | grep -v /bench | sort -u)
 	$(L2L) bench --scaling --draw --append runs/reference/bench/scaling.jsonl
 	$(L2L) bench --pays --draw --append runs/reference/bench/pays.jsonl
+	$(L2L) bench --draw --quality runs/reference/bench/quality.yaml
 
 paper: .venv/installed  ## Run the experiments of the table of claims from nothing, and keep their results: many hours
 	set -e; for name in $(PAPER); do $(L2L) train configs/$$name.yaml; $(KEEP); done

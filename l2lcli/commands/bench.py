@@ -56,11 +56,18 @@ def bench(
             "--pays", help="A learned optimizer's whole step beside Adam's over batch sizes, and from where it pays: also so."
         ),
     ] = False,
+    quality: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LIST",
+            help="How far each family of a list (YAML) gets, over what its update costs: a table and a figure.",
+        ),
+    ] = None,
     optimizer: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="With --pays: which ones; default general and general-small.")
     ] = None,
     draw: Annotated[
-        bool, typer.Option("--draw", help="With --scaling or --pays: measure nothing, show what FILE has.")
+        bool, typer.Option("--draw", help="With --scaling, --pays or --quality: measure nothing, show what was measured.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     append: Annotated[
@@ -71,21 +78,23 @@ def bench(
     ] = None,
 ) -> None:
     """Time and memory of a meta-gradient and of an applied step, beside plain JAX, plain PyTorch and the machine's limits."""
-    if scaling or pays or applied:
+    if scaling or pays or applied or quality:
         sources = {name: context.get_parameter_source(name) for name in context.params}
         given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-        mine = "scaling" if scaling else "pays" if pays else "applied"
-        fits = {"scaling": {"draw", "append"}, "pays": {"draw", "append", "optimizer"}, "applied": {"as_json", "append"}}[mine]
-        if others := sorted(set(given) - {mine} - fits):
+        mine = "scaling" if scaling else "pays" if pays else "applied" if applied else "quality"
+        fits = {"scaling": {"draw", "append"}, "pays": {"draw", "append", "optimizer"}, "applied": {"as_json", "append"}}
+        if others := sorted(set(given) - {mine} - fits.get(mine, {"draw"})):
             named = "apply" if mine == "applied" else mine
             raise typer.BadParameter(f"--{named} has sizes of its own: leave --{others[0].removeprefix('as_')} out")
         if applied:
             return _applied(append, as_json)
+        if quality:
+            return _quality(quality, draw)
         if scaling:
             return _scaling(append or ROWS / "scaling.jsonl", draw)
         return _pays(append or ROWS / "pays.jsonl", draw, tuple(optimizer or ()))
     if draw or optimizer or (way and not alone):
-        said = "--draw goes with --scaling or --pays" if draw else "--optimizer goes with --pays"
+        said = "--draw goes with --scaling, --pays or --quality" if draw else "--optimizer goes with --pays"
         raise typer.BadParameter(said if draw or optimizer else "--way goes with --alone")
     from l2lcli.commands import backend
 
@@ -148,6 +157,21 @@ def _pays(path: Path, draw: bool, optimizers: tuple[str, ...]) -> None:
     fewer = {name: value for name, value in found.items() if value is not None}
     text = pays.table(rows, fewer)
     print(f"{text}\n\nfigure: {pays.write(rows, fewer, path.parent / 'figures')}")
+
+
+def _quality(path: Path, draw: bool) -> None:
+    """Measure, then print the table and draw the figure."""
+    from l2lcli import signals
+    from l2lcli.bench import quality
+
+    if not draw:
+        from l2lcli.commands import backend
+
+        backend.start(1, 1)
+        with signals.listening() as flag:
+            quality.measure(path, flag.check)
+    found, row = quality.points(path)
+    print(f"{quality.table(found, row)}\n\nfigure: {quality.write(found, row, path.parent / 'figures')}")
 
 
 def table(found: dict[str, Any]) -> str:

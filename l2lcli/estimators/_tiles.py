@@ -50,7 +50,8 @@ def tiled(optimizer: LearnedOptimizer) -> LearnedOptimizer:
                 grad, state, theta = of_tile
                 return optimizer.bind(phi).update(grad, state, theta, **extra)
 
-            step, state = jax.lax.map(one, (enter(grad.size, grad), state, enter(grad.size, theta)))
+            vectors = enter(grad.size, grad), state, None if theta is None else enter(grad.size, theta)
+            step, state = jax.lax.map(one, vectors)
             return leave(grad.size, step), state
 
         return transformation(optimizer.bind(phi).init, update)
