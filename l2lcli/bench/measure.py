@@ -20,7 +20,7 @@ import optax
 
 from l2lcli import registry
 from l2lcli.base import LearnedOptimizer, Objective, Problem
-from l2lcli.bench.peers import deepmind_window, plain_lstm, torch_window
+from l2lcli.bench.peers import deepmind_window, learned_optimization_window, plain_lstm, torch_window
 from l2lcli.bench.shapes import SIZES
 from l2lcli.data.loader import Dataset
 from l2lcli.estimators import _sharding
@@ -33,7 +33,7 @@ from l2lcli.optimizers.lstm import LstmSpec
 from l2lcli.problems.classification import ClassificationSpec, on
 from l2lcli.problems.quadratic import QuadraticSpec
 
-WAYS = ("replay", "autodiff_checkpoint", "autodiff", "torch", "deepmind")
+WAYS = ("replay", "autodiff_checkpoint", "autodiff", "torch", "deepmind", "learned_optimization")
 REPEATS = 7
 WARM = 0.3  # seconds of each turn that come before what is timed
 STEPS = 100  # results are for so many optimizee steps
@@ -96,8 +96,9 @@ def bench(work: Work, *, ways: tuple[str, ...] = WAYS, quick: bool = False) -> d
     if "torch" in ways and (torch := torch_window(work)) is not None:
         runs["torch"] = torch
     with ExitStack() as peers:
-        if "deepmind" in ways and (deepmind := peers.enter_context(deepmind_window(work))) is not None:
-            runs["deepmind"] = deepmind
+        for name, peer in {"deepmind": deepmind_window, "learned_optimization": learned_optimization_window}.items():
+            if name in ways and (run := peers.enter_context(peer(work))) is not None:
+                runs[name] = run
         medians, repeats = _medians(runs, QUICK_SECONDS if quick else np.inf)
     seconds = dict.fromkeys(WAYS) | {k: STEPS / work.window * v for k, v in medians.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the machine's rates, which take memory too

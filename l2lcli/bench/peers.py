@@ -1,4 +1,4 @@
-"""What `l2l bench` compares with: the same LSTM the plain way in JAX, and in PyTorch where that is installed."""
+"""What `l2l bench` compares with: the same LSTM the plain way in JAX, and in other frameworks where these are installed."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from l2lcli.runs.files import RunError, one_line
 
 PEERS = Path(__file__).parent.parent.parent / "tests" / "peers"
 TORCH, DEEPMIND = PEERS / "torch_l2l.py", PEERS / "deepmind_l2l.py"
+LEARNED_OPTIMIZATION = PEERS / "learned_optimization_l2l.py"
 
 
 def plain_lstm(spec: LstmSpec) -> LearnedOptimizer:
@@ -99,19 +100,39 @@ def deepmind_window(work: Any) -> Iterator[Callable[[], Any] | None]:
     TensorFlow 2 (this one, if it is not set). None where the checkout is not named, or for work that it has no problem for.
     Raises RunError where it is named and does not run.
     """
-    checkout = os.environ.get("L2L_DEEPMIND")
     known = work.problem == "quadratic" or (work.problem, work.tasks, work.width) == ("mnist", 1, 20)
-    fits = known and work.layers == 2
-    if not checkout or not fits or not DEEPMIND.is_file():
+    words = work.problem, work.window, work.hidden, work.tasks
+    with _process("L2L_DEEPMIND", "DeepMind's graph", DEEPMIND, words, known and work.layers == 2) as run:
+        yield run
+
+
+@contextmanager
+def learned_optimization_window(work: Any) -> Iterator[Callable[[], Any] | None]:
+    """One meta-gradient of learned_optimization, likewise.
+
+    $L2L_LEARNED_OPTIMIZATION is a checkout of github.com/google/learned_optimization, $L2L_LEARNED_OPTIMIZATION_PYTHON a
+    Python that has what it needs.
+    """
+    words = work.problem, work.window, work.layers, work.hidden, work.tasks, work.width
+    fits = work.problem in ("mnist", "quadratic")
+    with _process("L2L_LEARNED_OPTIMIZATION", "learned_optimization", LEARNED_OPTIMIZATION, words, fits) as run:
+        yield run
+
+
+@contextmanager
+def _process(variable: str, name: str, peer: Path, words: tuple[Any, ...], fits: bool) -> Iterator[Callable[[], Any] | None]:
+    """A peer in a process of its own: its checkout and its words are told it, and it answers each line with one."""
+    checkout = os.environ.get(variable)
+    if not checkout or not fits or not peer.is_file():
         yield None
         return
-    python = os.environ.get("L2L_DEEPMIND_PYTHON", sys.executable)
-    words = [python, str(DEEPMIND), checkout, work.problem, str(work.window), str(work.hidden), str(work.tasks)]
+    python = os.environ.get(f"{variable}_PYTHON", sys.executable)
+    command = [python, str(peer), checkout, *map(str, words)]
     with tempfile.TemporaryFile("w+") as said:
         try:
-            child = subprocess.Popen(words, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
+            child = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
         except OSError as error:
-            raise RunError(f"L2L_DEEPMIND_PYTHON: {one_line(error)}") from None
+            raise RunError(f"{variable}_PYTHON: {one_line(error)}") from None
 
         def ask(line: str = "") -> str:
             assert child.stdin is not None
@@ -123,12 +144,12 @@ def deepmind_window(work: Any) -> Iterator[Callable[[], Any] | None]:
                 child.wait()
                 said.seek(0)
                 last = [text for text in said.read().splitlines() if text.strip()][-1:]
-                raise RunError(f"DeepMind's graph in {checkout} does not run: {(last or ['it ended'])[0].strip()}")
+                raise RunError(f"{name} in {checkout} does not run: {(last or ['it ended'])[0].strip()}")
             return answer
 
         with child:
             try:
-                ask()  # its versions, once the graph is built
+                ask()  # its versions, once it is built
                 yield lambda: ask("run\n") and None
             finally:
                 child.kill()

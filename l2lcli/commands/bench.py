@@ -14,6 +14,7 @@ NAMES = {
     "autodiff": "plain JAX",
     "torch": "plain PyTorch",
     "deepmind": "DeepMind's own graph",
+    "learned_optimization": "learned_optimization",
 }
 
 

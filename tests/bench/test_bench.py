@@ -35,7 +35,7 @@ def test_the_object_has_every_key_and_a_row_is_kept(tmp_path):
     out, _ = l2l(tmp_path, "bench", *arguments, "--json", "--append", "rows.jsonl")
     found = json.loads(out)
     assert json.loads((tmp_path / "rows.jsonl").read_text()) == found
-    ways = {"replay", "autodiff_checkpoint", "autodiff", "torch", "deepmind"}
+    ways = {"replay", "autodiff_checkpoint", "autodiff", "torch", "deepmind", "learned_optimization"}
     assert set(found["seconds_per_100_steps"]) == set(found["temp_bytes"]) == set(found["compile_seconds"]) == ways
     assert found["work"]["coordinates"] == 10
     assert found["ratio_to_floor"] == pytest.approx(
@@ -53,7 +53,7 @@ def work(problem="mnist", **given):
 
 
 def test_the_peers_are_where_they_are_looked_for():
-    assert TORCH.is_file() and peers.DEEPMIND.is_file()
+    assert TORCH.is_file() and peers.DEEPMIND.is_file() and peers.LEARNED_OPTIMIZATION.is_file()
 
 
 def test_deepminds_graph_is_asked_for_one_meta_step_at_a_time(tmp_path, monkeypatch):
@@ -73,6 +73,20 @@ def test_deepminds_graph_is_asked_for_one_meta_step_at_a_time(tmp_path, monkeypa
             assert run is not None
             for _ in range(3):
                 run()
+
+
+def test_learned_optimization_is_told_all_sizes(tmp_path, monkeypatch):
+    """It ends at anything else, and says what it was."""
+    script = tmp_path / "peer.py"
+    wanted = [str(tmp_path), *"mnist 4 1 3 2 30".split()]
+    script.write_text(f"import sys\nassert sys.argv[1:] == {wanted}, sys.argv\nprint('here', flush=True)\ninput()\nprint(1)\n")
+    monkeypatch.setattr(peers, "LEARNED_OPTIMIZATION", script)
+    monkeypatch.setenv("L2L_LEARNED_OPTIMIZATION", str(tmp_path))
+    with peers.learned_optimization_window(work(layers=1, tasks=2, width=30)) as run:
+        run()
+    with pytest.raises(RunError, match="learned_optimization in .* does not run: AssertionError"):
+        with peers.learned_optimization_window(work()):
+            pass
 
 
 def test_deepminds_graph_that_does_not_run_is_said_in_a_line(tmp_path, monkeypatch):
