@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from l2lcli import registry, tree
@@ -20,6 +21,8 @@ from l2lcli.inner.unroll import namespace
 from l2lcli.runs import trained
 from l2lcli.runs.files import RunError
 from l2lcli.runs.trained import Trained
+
+LARGE = 1024  # numbers, from which on an array of a state is one of coordinates
 
 
 class Experiment(NamedTuple):
@@ -119,7 +122,11 @@ def _problem(config: Config) -> Problem:
 
 
 def load(
-    name: str | Path | None = None, scale: float = 1.0, weight_decay: float = 0.0, horizon: int | None = None
+    name: str | Path | None = None,
+    scale: float = 1.0,
+    weight_decay: float = 0.0,
+    horizon: int | None = None,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an Optax transformation, for any training loop.
 
@@ -133,6 +140,8 @@ def load(
       scale: updates are multiplied by this; 1 leaves them as they are, to the bit.
       weight_decay: so much of the parameters is taken away at every step (decoupled: Loshchilov and Hutter 2019).
       horizon: the steps that the training will take in all, which an optimizer that anneals wants to know.
+      state_dtype: what the state's arrays of more than 1,024 numbers are kept in from step to step (`jax.numpy.bfloat16` halves
+        what is remembered); a step computes in float32. None: float32, or as the parameters are.
 
     Raises RunError if there is none, or if it is damaged; ValueError for a negative scale, weight decay or horizon.
     """
@@ -140,6 +149,8 @@ def load(
         raise ValueError(f"scale {scale}, weight_decay {weight_decay} and horizon {horizon} must not be negative")
     found = trained.read(name)
     tx = registry.optimizer.build(found.optimizer).bind(tree.nest(found.phi))
+    if state_dtype is not None:
+        tx = _remembered_as(tx, state_dtype)
 
     def update(grad: Any, state: Any, theta: Any = None, **extra: Any) -> tuple[Any, Any]:
         if weight_decay and theta is None:
@@ -150,6 +161,18 @@ def load(
         return jax.tree.map(lambda u, p: u - weight_decay * p, step, theta) if weight_decay else step, state
 
     return transformation(tx.init, update)
+
+
+def _remembered_as(tx: optax.GradientTransformationExtraArgs, dtype: Any) -> optax.GradientTransformationExtraArgs:
+    """The transformation with a state whose large arrays are of that type; what is of a tensor or of the run stays as it is."""
+    large = lambda leaf: leaf.size > LARGE and jnp.issubdtype(leaf.dtype, jnp.floating)
+    cast = lambda state, to: jax.tree.map(lambda leaf: leaf.astype(to) if large(leaf) else leaf, state)
+
+    def update(grad: Any, state: Any, theta: Any = None, **extra: Any) -> tuple[Any, Any]:
+        step, state = tx.update(grad, cast(state, jnp.float32), theta, **extra)
+        return step, cast(state, dtype)
+
+    return transformation(lambda theta: cast(tx.init(theta), dtype), update)
 
 
 def checked(experiment: Experiment, warn: Callable[[str], None]) -> None:

@@ -113,6 +113,25 @@ def test_scale_weight_decay_and_horizon(artefact):
         tx.update(grad, tx.init(theta))
 
 
+def test_a_state_kept_in_half_the_bytes_gives_nearly_the_same_updates():
+    theta = {"w": jnp.ones((64, 32)), "b": jnp.zeros(32)}
+    whole, half = l2lcli.load("general"), l2lcli.load("general", state_dtype=jnp.bfloat16)
+    states, first = [tx.init(theta) for tx in (whole, half)], True
+    for key in jax.random.split(jax.random.key(0), 5):
+        grad = jax.tree.map(lambda x, key=key: jax.random.normal(key, x.shape), theta)
+        updates, states = zip(
+            *(tx.update(grad, s, theta, value=jnp.float32(1)) for tx, s in zip((whole, half), states, strict=True)), strict=True
+        )
+        size = float(jnp.abs(updates[0]["w"]).max())
+        np.testing.assert_allclose(updates[1]["w"], updates[0]["w"], atol=0 if first else 0.02 * size)
+        first = False
+    assert not all(bool((a == b).all()) for a, b in zip(*map(jax.tree.leaves, updates), strict=True))  # it was rounded
+    kept = {(leaf.size > 1024, str(leaf.dtype)) for leaf in jax.tree.leaves(states[1])}
+    assert kept == {(True, "bfloat16"), (False, "float32")}
+    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(state)) for state in states]
+    assert sizes[1] < 0.55 * sizes[0]
+
+
 def test_an_optimizer_is_told_the_horizon(tmp_path):
     (tmp_path / "c.yaml").write_text("optimizer: {kind: scaled, hidden: 2}")
     config = load_config(tmp_path / "c.yaml")
