@@ -40,9 +40,9 @@ def gradient(family, devices, **more):
     optimizer, data = FAMILIES[family], NETWORK.data["train"]
     spec = AutodiffSpec(window=W, **more)
     made = registry.estimator.build(spec, NETWORK, optimizer, M, Objective(tuple(0.5 + t for t in range(2 * W))), devices)
-    theta = as_dtype(NETWORK.init(jax.random.key(0), data)[0], jnp.float64)
-    phi = as_dtype(optimizer.init(jax.random.key(1), theta), jnp.float64)
-    state = as_dtype(made.init(jax.random.key(2), phi, data), jnp.float64)
+    theta = as_dtype(jax.jit(NETWORK.init)(jax.random.key(0), data)[0], jnp.float64)
+    phi = as_dtype(jax.jit(optimizer.init)(jax.random.key(1), theta), jnp.float64)
+    state = as_dtype(jax.jit(made.init)(jax.random.key(2), phi, data), jnp.float64)
     estimate = jax.jit(made.estimate)
     for _ in range(1 if optimizer.start is not None else 2):  # a learned start has one window
         found, state = estimate(jax.random.key(3), phi, data, state)
