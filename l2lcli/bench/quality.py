@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from l2lcli.base import Spec
+from l2lcli.bench.applied import ADAM
 from l2lcli.reports import tables
 from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, Figure, literal, log_ticks, save
-from l2lcli.runs.files import RunError, read_json, read_text
+from l2lcli.runs.files import RunError, read_json, read_yaml
 from l2lcli.runs.metrics import append_rows, read_rows
 
-ADAM = "optax.adam"
 RESAMPLES = 2000
 
 
@@ -49,20 +47,6 @@ class Point(NamedTuple):
     interval: tuple[float, float] | None
 
 
-def read(path: Path) -> list[Entry]:
-    """The list. Raises RunError, in one line, where it is damaged."""
-    text = read_text(path)
-    if text is None:
-        raise RunError(f"{path}: no such file")
-    try:
-        return TypeAdapter(list[Entry]).validate_python(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise RunError(f"{path}: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise RunError(f"{path}: {'.'.join(map(str, first['loc'])) or 'the list'}: {first['msg']}") from None
-
-
 def measure(path: Path, check: Callable[[], None]) -> None:
     """Time an update of every family of the list; a row is added to the file beside it, `<list>.jsonl`.
 
@@ -78,7 +62,7 @@ def measure(path: Path, check: Callable[[], None]) -> None:
     problem = build(Work("mnist", 1, 1, 1, 1, 20, 1))[0]
     theta = problem.init(jax.random.key(0), problem.data["train"])[0]
     families: dict[str, Any] = {}
-    for name in dict.fromkeys(entry.config for entry in read(path)):
+    for name in dict.fromkeys(entry.config for entry in read_yaml(path, list[Entry])):
         check()
         family = registry.optimizer.build(configs.load(path.parent / name).optimizer)
         families[name] = family, family.init(jax.random.key(0), theta)
@@ -92,7 +76,7 @@ def measure(path: Path, check: Callable[[], None]) -> None:
 
 def points(path: Path) -> tuple[list[Point], dict[str, Any]]:
     """The list's families with their newest times, and the row that these are of. Raises RunError where any is not there."""
-    listed, rows, found = read(path), read_rows(path.with_suffix(".jsonl")), []
+    listed, rows, found = read_yaml(path, list[Entry]), read_rows(path.with_suffix(".jsonl")), []
     if not rows:
         raise RunError(f"{path.with_suffix('.jsonl')}: nothing was measured yet")
     for entry in listed:

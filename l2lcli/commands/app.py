@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from l2lcli.commands import bench, config, new, report
+from l2lcli.commands import bench, config, names, new, report, score
+from l2lcli.commands.options import EqualTime, Import, Set
 
 if TYPE_CHECKING:
     from l2lcli.commands.begin import Begun
@@ -24,13 +25,6 @@ app = typer.Typer(
     epilog="Every command takes --debug: show the traceback of an error.",
 )
 
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a config value: train.horizon=200.")]
-Import = Annotated[
-    list[str], typer.Option("--import", metavar="FILE", help="Import a Python file, or a module, that registers something.")
-]
-EqualTime = Annotated[
-    bool, typer.Option("--equal-time", help="Also give every baseline as many steps as fit into the learned optimizer's time.")
-]
 ROOT = Path("runs")
 NEWEST = ""  # what --resume without a RUN becomes, see __main__.py
 
@@ -46,8 +40,10 @@ def version(show: bool) -> None:
 
 app.command("bench")(bench.bench)
 app.add_typer(config.app, name="config")
+app.command("list")(names.list_names)
 app.command("new")(new.new)
 app.command("report")(report.report)
+app.command("score")(score.score)
 
 
 @app.callback()
@@ -89,8 +85,6 @@ def train(
         if dry_run:
             print(configs.dump(asked), end="")
             return print(_plan(asked))
-        if asked.train.estimator.kind == "autodiff" and asked.train.tasks % (devices or 1):
-            raise typer.BadParameter(f"{devices} devices do not divide the {asked.train.tasks} tasks (train.tasks)")
         begun = begun or begin(asked, run_dir, devices, sys.argv)
         with begun.run as run:
             run.lock()
@@ -136,12 +130,12 @@ def evaluate(
     from l2lcli import signals
     from l2lcli.commands.api import settle
 
-    names = None if baseline is None else [part.strip() for part in baseline.split(",") if part.strip()]
+    chosen = None if baseline is None else [part.strip() for part in baseline.split(",") if part.strip()]
     with signals.listening() as flag:
         config.take_imports(imports)
         given = None if path is None else configs.load(path, overrides)
         found = _trained(name, needed=given is None)
-        asked = settle(found, given, names, steps, seeds, [] if given else overrides, variants, equal_time)
+        asked = settle(found, given, chosen, steps, seeds, [] if given else overrides, variants, equal_time)
         if found is None and not asked.eval.baselines:
             raise typer.BadParameter("nothing to evaluate: no trained optimizer and no baselines")
         from l2lcli.commands import evaluate as evaluating
@@ -150,75 +144,6 @@ def evaluate(
     if as_json:
         return print((folder / "summary.json").read_text(encoding="utf-8"), end="")
     _show(folder)
-
-
-@app.command()
-def score(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="[OPTIMIZER]", help="Run directory, optimizer file or shipped name; default the newest run."),
-    ] = None,
-    suite: Annotated[Path, typer.Option(metavar="DIR", help="Folder of experiment files, a problem each.")] = Path(
-        "configs/suite"
-    ),
-    baselines: Annotated[bool, typer.Option("--baselines", help="Tune and keep the suite's baselines alone.")] = False,
-    equal_time: EqualTime = False,
-    imports: Import = [],  # noqa: B006
-    as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON, and no lines.")] = False,
-) -> None:
-    """Score a trained optimizer on a suite of problems against tuned baselines; written to runs/scores/."""
-    from l2lcli import signals
-    from l2lcli.runs import scores, trained
-
-    with signals.listening() as flag:
-        config.take_imports(imports)
-        problems = scores.suite(suite)
-        found = None if baselines else trained.read(name)
-        label = "" if found is None else _label(name, found)
-        from l2lcli.commands import score as scoring
-
-        folder = scoring.score(found, label, problems, (lambda line: None) if as_json else print, flag, equal_time)
-    if folder is None:
-        return
-    if as_json:
-        return print((folder / "score.json").read_text(encoding="utf-8"), end="")
-    from l2lcli.reports import score as reports
-    from l2lcli.runs.files import read_json
-
-    print(f"\n{reports.verdict(read_json(folder / 'score.json') or {})}\n\nreport: {folder / 'report.html'}")
-
-
-def _label(name: str | None, found: Trained) -> str:
-    """What a score is called: a shipped optimizer's name, or the experiment's and the run's."""
-    if found.run is not None:
-        return "-".join(found.run.path.absolute().parts[-2:])
-    return (
-        Path(name or "optimizer").stem if name and name.endswith(".npz") else (name or "optimizer").strip("/").replace("/", "-")
-    )
-
-
-@app.command("list")
-def list_names(
-    family: Annotated[str, typer.Argument(metavar="problems|optimizers|estimators|datasets")],
-    imports: Import = [],  # noqa: B006
-) -> None:
-    """List what a config can name."""
-    from l2lcli import registry
-
-    config.take_imports(imports)
-    families = {"problems": registry.problem, "optimizers": registry.optimizer, "estimators": registry.estimator}
-    if family == "datasets":
-        from l2lcli.data import loader
-
-        entries = loader.describe()
-    elif family in families:
-        specs = families[family].specs().items()
-        entries = [(name, ((spec.__doc__ or "").strip().splitlines() or [""])[0]) for name, spec in specs]
-    else:
-        raise typer.BadParameter(f"{family!r} is none of problems, optimizers, estimators, datasets")
-    width = max(len(name) for name, _ in entries)
-    for name, line in entries:
-        print(f"{name:<{width}}  {line}".rstrip())
 
 
 def _reopen(name: str, path: Path | None, overrides: list[str]) -> Begun:

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from l2lcli.commands.options import Set
+
 app = typer.Typer(help="Look at experiment files.", no_args_is_help=True, rich_markup_mode=None)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Experiment file (YAML).", show_default=False)]
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a config value: train.horizon=200.")]
 
 
 @app.command()

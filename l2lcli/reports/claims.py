@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from l2lcli.base import Spec
 from l2lcli.evaluation import statistics
-from l2lcli.evaluation.summary import Interval
+from l2lcli.evaluation.summary import EqualTime, Interval
 from l2lcli.reports import curves, tables
-from l2lcli.runs.files import RunError, read_json, read_text
+from l2lcli.runs.files import RunError, read_json, read_yaml
 
 HEADER = ["claim", "published", "measure", "here: loss / loss = ratio [95 %]", "verdict"]
 NOT_MEASURED = "not measured"
@@ -58,16 +56,7 @@ def table(path: Path) -> list[list[str]]:
 
     Raises RunError where the list, or a result that it names, is damaged.
     """
-    text = read_text(path)
-    if text is None:
-        raise RunError(f"{path}: no such file")
-    try:
-        claims = TypeAdapter(list[Claim]).validate_python(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise RunError(f"{path}: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise RunError(f"{path}: {'.'.join(map(str, first['loc'])) or 'the list'}: {first['msg']}") from None
+    claims = read_yaml(path, list[Claim])
     return [HEADER, *(_row(path.parent, claim) for claim in claims)]
 
 
@@ -156,11 +145,10 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
             return None
         finals = entry["finals"]
         if claim.metric == "time":
-            timed = entry.get("equal_time")
-            if timed is None or timed["best"] is None:
+            if (timed := entry.get("equal_time")) is None:
                 return None
-            rival = f"{timed['best']}, {timed['steps'][timed['best']]:,} steps"
-            return LossRatio(timed["ratio"], timed["ratio_ci"], finals["learned"], timed["final"][timed["best"]], rival)
+            fields = {key: timed[key] for key in EqualTime.model_fields if key in timed}  # it has a verdict besides
+            return _equal_time(EqualTime.model_validate(fields, strict=False), finals["learned"])
         rival = entry["baseline"]
         return LossRatio(entry["ratio_final"], entry["ratio_final_ci"], finals["learned"], finals[rival], rival)
     if (summary := tables.read_summary(folder)) is None:
@@ -169,11 +157,7 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
     if part is None or part.learned is None:
         return None
     if claim.metric == "time":
-        timed = part.equal_time
-        if timed is None or timed.best is None:
-            return None
-        rival = f"{timed.best}, {timed.steps[timed.best]:,} steps"
-        return LossRatio(timed.ratio, timed.ratio_ci, part.mean(part.learned, "final"), timed.final[timed.best], rival)
+        return part.equal_time and _equal_time(part.equal_time, part.mean(part.learned, "final"))
     best, metric = str(part.best(claim.metric)), claim.metric
     if claim.against is None and claim.optimizer is None:
         return LossRatio(*part.ratio(metric), part.mean(part.learned, metric), part.mean(best, metric), best)
@@ -192,3 +176,11 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
     totals = statistics.total(ours), statistics.total(theirs)
     ratio, interval = statistics.ratio_interval(*totals)
     return LossRatio(ratio, interval, float(totals[0].mean()), float(totals[1].mean()), rival)
+
+
+def _equal_time(timed: EqualTime, ours: float | None) -> LossRatio | None:
+    """By the best baseline in as much time; None where all diverged."""
+    if timed.best is None:
+        return None
+    rival = f"{timed.best}, {timed.steps[timed.best]:,} steps"
+    return LossRatio(timed.ratio, timed.ratio_ci, ours, timed.final[timed.best], rival)

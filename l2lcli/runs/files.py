@@ -11,9 +11,13 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+Shape = TypeVar("Shape")
 
 
 class RunError(Exception):
@@ -92,6 +96,20 @@ def read_text(path: Path) -> str | None:
         return None if data is None else data.decode()
     except UnicodeDecodeError:
         raise RunError(f"{path}: damaged: not UTF-8") from None
+
+
+def read_yaml(path: Path, shape: type[Shape]) -> Shape:
+    """What a YAML file holds, as `list[Claim]`, say. Raises RunError, in one line, where it is damaged, or not there."""
+    text = read_text(path)
+    if text is None:
+        raise RunError(f"{path}: no such file")
+    try:
+        return TypeAdapter(shape).validate_python(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise RunError(f"{path}: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise RunError(f"{path}: {'.'.join(map(str, first['loc'])) or 'the list'}: {first['msg']}") from None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -166,11 +166,6 @@ def test_kept_optimizers_are_those_of_their_episode_and_are_compared(home, tmp_p
         (["train", "small.yaml", "--set", "train.horizon=11"], 2, "5 does not divide the horizon 11"),
         (["train", "small.yaml", "--set", "train.keep=[2, 9]"], 2, "train.keep.1: 9 is after the last of the 4 episodes"),
         (["train", "small.yaml", "--set", "train.init_from=none"], 1, "none: no run directory, no optimizer file"),
-        (
-            ["train", "small.yaml", "--devices", "3", "--set", "train.estimator={kind: autodiff, window: 5}"],
-            2,
-            "3 devices do not divide the 2 tasks",
-        ),
         (["train", "--resume", "nowhere"], 1, "nowhere: no such run directory"),
         (["train", "--resume"], 1, "no unfinished run in runs; make one with: l2l train configs/digits.yaml"),
         (["eval"], 1, "no finished run in runs"),

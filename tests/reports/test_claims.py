@@ -73,7 +73,8 @@ def test_a_score_counts_wins_and_its_problems_are_ratios(tmp_path):
     def score(label, wins, interval):
         entry = {"verdict": "won", "ratio_final": 0.5, "ratio_final_ci": interval, "baseline": "nag"}
         entry["finals"] = {"learned": 1.0, "nag": 2.0}
-        timed = {"best": "adam", "steps": {"adam": 1234}, "final": {"adam": 0.8}, "ratio": 1.25, "ratio_ci": [1.1, 1.4]}
+        timed = {"best": "adam", "steps": {"adam": 1234}, "learning_rates": {"adam": 0.1}, "final": {"adam": 0.8}}
+        timed |= {"ratio": 1.25, "ratio_ci": [1.1, 1.4], "verdict": "lost"}
         (tmp_path / label).mkdir()
         tasks = {"a": entry | {"equal_time": timed}, "b": {"verdict": "missing"}}
         found = {"wins": wins, "undecided": 0, "tasks": tasks, "equal_time": {"wins": 0, "undecided": 1, "losses": 0}}
