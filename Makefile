@@ -103,6 +103,12 @@ oldest: .venv/installed  ## Run the tests with the oldest versions that pyprojec
 	.venv/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct -e '.[dev]'
 	.venv-oldest/bin/python -m pytest
 
+frameworks: requirements-frameworks.lock .venv/installed  ## Run the tests that need torch, wandb or mlflow, in an environment with them
+	.venv/bin/python -m venv .venv-frameworks
+	.venv-frameworks/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-frameworks.lock
+	.venv-frameworks/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	.venv-frameworks/bin/python -m pytest -n 0 tests/frameworks
+
 clean:  ## Remove the virtual environment and what tools left; runs/ stays
-	rm -rf .venv .venv-oldest .pytest_cache .ruff_cache .hypothesis build dist *.egg-info docs/_build docs/jupyter_execute
+	rm -rf .venv .venv-oldest .venv-frameworks .pytest_cache .ruff_cache .hypothesis build dist *.egg-info docs/_build docs/jupyter_execute
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

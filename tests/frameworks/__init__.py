@@ -1,0 +1,1 @@
+"""What needs torch, wandb or mlflow: `make frameworks` runs it where they are."""
