@@ -19,7 +19,7 @@ SEEDED ?= quadratic digits digits-preprocess-off digits-preprocess-k5 digits-sca
   adapted general-without-relu general-without-sigmoid
 KEEP = $(L2L) report runs/latest --save-reference
 
-.PHONY: help setup train eval test lint figures paper ablation claims bench docs release wheel oldest clean
+.PHONY: help setup train eval test lint figures paper ablation claims bench docs release wheel oldest frameworks clean
 .DEFAULT_GOAL := help
 
 help:  ## Show the targets
