@@ -18,25 +18,27 @@ def _bare_resume(arguments: list[str]) -> list[str]:
     return out
 
 
-def _fail(code: int, *lines: str) -> int:
-    for line in lines:
-        print(line, file=sys.stderr)
-    return code
-
-
 def main() -> None:
     """The command `l2l`: runs one command and ends the process with its exit code."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    code, lines, error = 0, [], None
     try:
         app(args=_bare_resume(arguments), prog_name="l2l")
-    except Exception as error:
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as raised:
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
-        sys.exit(_exit_code(error))
+        code, lines = _said(error := raised)
+    if (joining := sys.modules.get("l2lcli.commands.joining")) is not None:
+        joining.over(code, lines, error)
+    for line in lines:
+        print(line, file=sys.stderr)
+    sys.exit(code)
 
 
-def _exit_code(error: Exception) -> int:
-    """Say what went wrong; the exit code for it."""
+def _said(error: Exception) -> tuple[int, list[str]]:
+    """The exit code for what went wrong, and the lines that say it."""
     from l2lcli.config import ConfigError
     from l2lcli.data.source import DataError
     from l2lcli.plugins import PluginError
@@ -44,14 +46,14 @@ def _exit_code(error: Exception) -> int:
     from l2lcli.signals import Ending
 
     if isinstance(error, ConfigError):
-        return _fail(2, *error.faults)
+        return 2, error.faults
     if isinstance(error, PluginError):
-        return _fail(2, str(error))
+        return 2, [str(error)]
     if isinstance(error, Ending):
-        return _fail(error.exit_code, f"l2l: {error}")
+        return error.exit_code, [f"l2l: {error}"]
     if isinstance(error, RunError | DataError):
-        return _fail(1, f"l2l: {error}")
-    return _fail(1, f"l2l: {type(error).__name__}: {one_line(error)} (--debug shows the traceback)")
+        return 1, [f"l2l: {error}"]
+    return 1, [f"l2l: {type(error).__name__}: {one_line(error)} (--debug shows the traceback)"]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ from l2lcli.inner.transformation import transformation
 from l2lcli.inner.unroll import namespace
 from l2lcli.runs import trained
 from l2lcli.runs.files import RunError
-from l2lcli.runs.trained import Trained
 
 LARGE = 1024  # numbers, from which on an array of a state is one of coordinates
 
@@ -50,17 +49,17 @@ class Experiment(NamedTuple):
         theta = self.theta() if self.optimizer.start is None else jax.jit(self.problem.init)(key, data)[0]
         return jax.jit(lambda key: self.optimizer.init(key, theta))(key)  # one program, not one for each of its operations
 
-    def fitted(self, found: Trained) -> Any:
-        """phi of a trained optimizer, for this family and theta. Raises RunError if it does not fit them."""
-        if reason := tree.misfit(found.phi, jax.eval_shape(self.phi)):
-            raise RunError(f"{found.artefact}: its parameters do not fit this config: {reason}")
-        return tree.from_host(jax.eval_shape(self.phi), found.phi)
+    def fitted(self, phi: Mapping[str, Any], file: Path) -> Any:
+        """phi as it was read from a file, for this family and theta. Raises RunError if it does not fit them."""
+        if reason := tree.misfit(phi, jax.eval_shape(self.phi)):
+            raise RunError(f"{file}: its parameters do not fit this config: {reason}")
+        return tree.from_host(jax.eval_shape(self.phi), phi)
 
     def kept(self, folder: Path) -> dict[str, Any]:
         """phi after those episodes at which a run in `folder` was to keep it, by a name for it. Raises RunError."""
         files = {episode: folder / trained.kept(episode) for episode in sorted(self.config.train.keep)}
         there = {episode: file for episode, file in files.items() if file.is_file()}  # it may have stopped before
-        return {f"{self.label} after {episode}": self.fitted(trained.read(file)) for episode, file in there.items()}
+        return {f"{self.label} after {episode}": self.fitted(trained.read(file).phi, file) for episode, file in there.items()}
 
     @property
     def label(self) -> str:

@@ -42,21 +42,27 @@ class Ending(Exception):  # noqa: N818  (no error of anybody's)
     """Base of both. `exit_code` is the process's."""
 
     exit_code: int
+    together = False  # every process of the run ends so, at the same place
 
 
 class Stopped(Ending):
     """Somebody asked the process to stop: exit code 75 after SIGTERM, 130 after SIGINT."""
 
-    def __init__(self, number: signal.Signals, hint: str = "") -> None:
+    def __init__(self, number: signal.Signals, hint: str = "", together: bool = False) -> None:
         """Takes the signal that came, and what to tell the user about going on."""
         super().__init__(f"stopped by {number.name}{hint}")
-        self.number, self.exit_code = number, EXIT[number]
+        self.number, self.exit_code, self.together = number, EXIT[number], together
+
+    def saying(self, hint: str) -> Stopped:
+        """The same, with a hint."""
+        return Stopped(self.number, hint, self.together)
 
 
 class Diverged(Ending):
     """Meta-training came to a run of meta-gradients that were not finite; the last good phi is saved."""
 
     exit_code = 4
+    together = True
 
 
 class Signals:
@@ -70,6 +76,11 @@ class Signals:
         """The handler. A second signal of the same kind ends the process at once."""
         self.received = signal.Signals(number)
         signal.signal(number, signal.SIG_DFL)
+
+    def receive(self, number: int) -> None:
+        """A signal that came to another process; it may come to this one, too."""
+        if self.received is None:
+            self.received = signal.Signals(number)
 
     def check(self) -> None:
         """Raise Stopped if a signal came."""

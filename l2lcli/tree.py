@@ -11,8 +11,11 @@ import numpy as np
 
 
 def to_host(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """The leaves of a tree, copied to the host, by their path; a PRNG key is its raw data."""
-    return {prefix + name: np.array(_raw(leaf)) for name, leaf in named(tree)}
+    """The leaves of a tree, copied to the host, by their path; a PRNG key is its raw data.
+
+    Of a tree on the devices of several processes all of them have to call it.
+    """
+    return {prefix + name: _whole(_raw(leaf)) for name, leaf in named(tree)}
 
 
 def from_host(like: Any, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Any:
@@ -68,6 +71,15 @@ def is_key(leaf: Any) -> bool:
 
 def _raw(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if is_key(leaf) else leaf
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """An array, copied to the host; leaf by leaf, so that no device ever holds more than one of them whole."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        from jax.experimental import multihost_utils
+
+        return np.array(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.array(leaf)
 
 
 def _shown(leaf: Any) -> str:

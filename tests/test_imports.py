@@ -26,7 +26,7 @@ ORDER = [
     "data",
     "registry",
     "plugins",
-    "tree signals",
+    "tree signals processes",
     "base",
 ]
 RANK = {name: rank for rank, line in enumerate(ORDER) for name in line.split()}

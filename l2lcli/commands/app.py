@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from l2lcli.commands import bench, config, names, new, report, score
-from l2lcli.commands.options import EqualTime, Import, Set
+from l2lcli.commands.options import Coordinator, Distributed, EqualTime, Import, NumProcesses, PeerTimeout, ProcessId, Set
 
 if TYPE_CHECKING:
     from l2lcli.commands.begin import Begun
@@ -64,38 +64,49 @@ def train(
         int | None, typer.Option(min=1, max=1024, help="Devices to split the tasks over; default all cores that divide them.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the complete config and the plan; write nothing.")] = False,
+    coordinator: Coordinator = None,
+    number: NumProcesses = None,
+    process: ProcessId = None,
+    distributed: Distributed = False,
+    peer_timeout: PeerTimeout = 30.0,
 ) -> None:
     """Meta-train an optimizer, and compare it with tuned baselines."""
     from l2lcli import config as configs
-    from l2lcli import signals
-    from l2lcli.commands.begin import begin
+    from l2lcli import processes, signals
+    from l2lcli.commands import joining
+    from l2lcli.commands.begin import begin, everywhere
 
     if path is None and resume is None:
         raise typer.BadParameter("give an experiment file, such as configs/digits.yaml, or --resume")
     if resume is not None and (run_dir or init_from or (overrides and path is None)):
         raise typer.BadParameter("--resume goes on with a run as it was begun: no --run-dir, --init-from or --set")
-    with signals.listening() as flag:
+    group = joining.group(coordinator, number, process, distributed, devices, peer_timeout)
+
+    def opened() -> Begun:
         begun = None if resume is None else _reopen(resume, path, overrides)
-        if begun is not None:
-            asked, devices = begun.config, devices or begun.devices
-        else:
-            assert path is not None
-            asked = configs.load(path, overrides)
-            asked = asked if init_from is None else configs.override(asked, {"train.init_from": init_from})
+        asked = begun.config if begun is not None else _asked(path, overrides, init_from)
         if dry_run:
             print(configs.dump(asked), end="")
-            return print(_plan(asked))
-        begun = begun or begin(asked, run_dir, devices, sys.argv)
-        with begun.run as run:
-            run.lock()
-            if run.read_status()["state"] == "done":
-                _warn(f"{run.path} is done already")
-                return _show(run.path)
-            _warn(f"run directory: {run.path}")
-            from l2lcli.commands import train as training
+            print(_plan(asked))
+            raise typer.Exit
+        return begun or begin(asked, run_dir, devices, sys.argv)
 
-            training.train(run, begun.config, devices, sys.argv, flag)
-            _show(run.path)
+    joining.join(None if dry_run else group)
+    with signals.listening() as flag:
+        joining.listen(flag)
+        begun = everywhere(opened)
+        with begun.run as run:
+            joining.at_work_in(run.path)
+            run.lock()
+            done = processes.shared(lambda: run.read_status()["state"] == "done")
+            if processes.first():
+                _warn(f"{run.path} is done already" if done else f"run directory: {run.path}")
+            if not done:
+                from l2lcli.commands import train as training
+
+                training.train(run, begun.config, devices or joining.as_before(begun.devices), sys.argv, flag)
+            if processes.first():
+                _show(run.path)
 
 
 @app.command("eval")
@@ -124,14 +135,22 @@ def evaluate(
     ] = True,
     equal_time: EqualTime = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, and no table.")] = False,
+    coordinator: Coordinator = None,
+    number: NumProcesses = None,
+    process: ProcessId = None,
+    distributed: Distributed = False,
+    peer_timeout: PeerTimeout = 30.0,
 ) -> None:
     """Compare a trained optimizer with tuned baselines; written to eval/ inside its run."""
     from l2lcli import config as configs
-    from l2lcli import signals
+    from l2lcli import processes, signals
+    from l2lcli.commands import joining
     from l2lcli.commands.api import settle
 
+    joining.join(joining.group(coordinator, number, process, distributed, None, peer_timeout))
     chosen = None if baseline is None else [part.strip() for part in baseline.split(",") if part.strip()]
     with signals.listening() as flag:
+        joining.listen(flag)
         config.take_imports(imports)
         given = None if path is None else configs.load(path, overrides)
         found = _trained(name, needed=given is None)
@@ -141,9 +160,19 @@ def evaluate(
         from l2lcli.commands import evaluate as evaluating
 
         folder = evaluating.evaluate(asked, found, sys.argv, flag)
+    if not processes.first():
+        return None
     if as_json:
         return print((folder / "summary.json").read_text(encoding="utf-8"), end="")
     _show(folder)
+
+
+def _asked(path: Path | None, overrides: list[str], init_from: str | None) -> Config:
+    from l2lcli import config as configs
+
+    assert path is not None
+    asked = configs.load(path, overrides)
+    return asked if init_from is None else configs.override(asked, {"train.init_from": init_from})
 
 
 def _reopen(name: str, path: Path | None, overrides: list[str]) -> Begun:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from l2lcli import processes
 from l2lcli.config import ConfigError
 from l2lcli.data import cache
 
@@ -34,34 +35,57 @@ def start(devices: int | None = 1, tasks: int = 1, warn: Callable[[str], None] =
     import jax
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = devices or (cores if tasks == 1 else max(count for count in range(1, cores + 1) if tasks % count == 0))
-    if wanted > 1:
+    several = processes.count() > 1
+    wanted = _of_all(devices, tasks) if several else devices or (cores if tasks == 1 else _dividing(tasks, cores))
+    if wanted > 1 and not several:
         try:
             jax.config.update("jax_num_cpu_devices", wanted)
         except RuntimeError:  # somebody computed something before: a notebook, or a file that is imported
             there = jax.device_count()
             if devices is None and there < wanted:
                 warn(f"warning: JAX is in use already, with {there} of the {wanted} devices that this machine has")
-                wanted = max(count for count in range(1, there + 1) if tasks % count == 0)
-    folder = None
+                wanted = _dividing(tasks, there)
+    _keep_compiled()
+    if jax.default_backend() != "cpu" and jax.config.values["jax_default_matmul_precision"] is None:
+        jax.config.update("jax_default_matmul_precision", "float32")  # not TF32, whose products are off by 3e-4
+    if devices is None and jax.default_backend() != "cpu" and not several:
+        return 1
+    if wanted > jax.device_count():
+        raise ConfigError([f"--devices {wanted}: there are only {jax.device_count()}"])
+    return wanted
+
+
+def _keep_compiled() -> None:
+    """Compiled programs are kept in the user's cache folder, unless JAX was told where, or it cannot be written."""
+    import jax
+
     try:
         folder = cache.folder() / "xla"
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
     except OSError:
-        writable = False
+        return
     if writable and jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # All of them: to read one takes .01 s, to compile the smallest .03. The default leaves out those under 1 s.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    if jax.default_backend() != "cpu" and jax.config.values["jax_default_matmul_precision"] is None:
-        jax.config.update("jax_default_matmul_precision", "float32")  # not TF32, whose products are off by 3e-4
-    if devices is None and jax.default_backend() != "cpu":
-        return 1
-    if wanted > jax.device_count():
-        raise ConfigError([f"--devices {wanted}: there are only {jax.device_count()}"])
-    return wanted
+
+
+def _dividing(tasks: int, most: int) -> int:
+    """How many devices at most can have equal numbers of tasks."""
+    return max(count for count in range(1, most + 1) if tasks % count == 0)
+
+
+def _of_all(devices: int | None, tasks: int) -> int:
+    """How many devices of several processes are used, the same number of each. Raises ConfigError."""
+    import jax
+
+    number = processes.count()
+    if tasks != 1 and tasks % number:
+        raise ConfigError([f"train.tasks: {tasks} tasks cannot be split over {number} processes"])
+    each = jax.local_device_count()
+    return devices or number * (each if tasks == 1 else _dividing(tasks // number, each))
 
 
 def environment(argv: list[str], datasets: dict[str, str]) -> dict[str, Any]:
@@ -76,6 +100,7 @@ def environment(argv: list[str], datasets: dict[str, str]) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "backend": jax.default_backend(),
         "lstm_step": _native.described() if jax.default_backend() == "cpu" else "XLA",
+        "processes": processes.count(),
         "devices": [device.device_kind for device in jax.devices()],
         "git": _git(Path(__file__).parent.parent),
         "argv": argv,

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from l2lcli import config as configs
-from l2lcli import plugins
+from l2lcli import plugins, processes
 from l2lcli.config import Config
 from l2lcli.runs import rundir, trained
+from l2lcli.runs.elsewhere import Elsewhere
 from l2lcli.runs.files import RunError, faults, read_json, strict_json
 from l2lcli.runs.rundir import Run
 
@@ -42,6 +43,26 @@ def begin(config: Config, run_dir: Path | None, devices: int | None, argv: list[
         with faults(source):
             beside[trained.START] = source.read_bytes()
     return Begun(rundir.create(trained.ROOT, config.name, configs.dump(config), path=run_dir, beside=beside), config, devices)
+
+
+def everywhere(begun: Callable[[], Begun]) -> Begun:
+    """A run that the first process begins or opens, for all of them. The others read no more of its folder than its imports."""
+    mine: list[Begun] = []
+
+    def tell() -> tuple[Path, dict[str, Any], list[str], int | None]:
+        mine.append(begun())
+        run, config, devices = mine[0]
+        imports = [str(run.path.absolute() / name) if plugins.is_file(name) else name for name in config.imports]
+        return run.path, config.model_dump(mode="json", exclude={"imports"}), imports, devices
+
+    path, said, imports, devices = processes.shared(tell)
+    if mine:
+        return mine[0]
+    for name in imports:
+        plugins.take(name)
+    names = [os.path.relpath(name, path) if plugins.is_file(name) else name for name in imports]
+    config = configs.load(said).model_copy(update={"imports": names})
+    return Begun(Elsewhere(path), config, devices)
 
 
 def copied(config: Config) -> tuple[Config, dict[str, bytes], dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from l2lcli import processes
 from l2lcli.evaluation import few_shot, gates
 from l2lcli.evaluation.compare import Comparison, compare
 from l2lcli.evaluation.curves import program
@@ -163,10 +164,11 @@ def _remembering(experiment: Experiment, progress: Progress) -> Remember:
 
     def remember(what: str, steps: int, find: Callable[[], dict[str, float]]) -> dict[str, float]:
         whole = {**identity, "steps": steps, "baseline": what, **(paced if what == PACE else {})}
-        found = remembered.read(whole)
+        found = processes.shared(lambda: remembered.read(whole))
         if found is None:
             found = find()
-            remembered.write(whole, found)
+            if processes.first():
+                remembered.write(whole, found)
         else:
             measured = "times of a step as measured" if what == PACE else f"{what}: learning rates as tuned"
             progress.say(f"{measured} before, from the cache")

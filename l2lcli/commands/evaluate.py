@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from l2lcli import plugins
+from l2lcli import plugins, processes
 from l2lcli.commands import backend, results
 from l2lcli.commands.begin import copied
 from l2lcli.commands.compare import evaluate_experiment
@@ -29,7 +29,7 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
       signals: looked at between the parts.
 
     Returns:
-      The new folder: `eval/<name>/` inside the optimizer's run, or, where it has none, one in runs/evaluations/.
+      The new folder, in the first process: `eval/<name>/` inside the optimizer's run, or, where it has none, one in runs/evaluations/.
 
     Raises DataError, RunError, Stopped; nothing is written before the comparison is done.
     """
@@ -37,10 +37,12 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
         backend.start(warn=display.warn)
         experiment = build(config)
         checked(experiment, display.warn)
-        phi = None if found is None else experiment.fitted(found)
+        phi = None if found is None else experiment.fitted(found.phi, found.artefact)
         run = None if found is None else found.run
         kept = {} if run is None else experiment.kept(run.path)
         evaluation = evaluate_experiment(experiment, phi, display, kept)
+        if not processes.first():
+            return Path()
         if run is None:
             config, copies, _ = copied(config)
             own = rundir.create(EVALUATIONS, config.name, dump(config), beside=copies)

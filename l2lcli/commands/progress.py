@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import Any
 
+from l2lcli import processes
 from l2lcli.signals import Signals
 
 PLAIN_SECONDS = 10.0  # between plain lines
@@ -25,6 +26,7 @@ class Display:
     def __init__(self, total: int, signals: Signals | None = None) -> None:
         """Nothing is shown before the first `update` or `say`."""
         self._total = total
+        self._silent = not processes.first()  # one of them shows it
         self._signals = signals
         self._notebook: Any = None  # IPython's handle on the one line that is shown
         self._done: deque[tuple[float, int]] = deque()
@@ -35,6 +37,8 @@ class Display:
 
     def __enter__(self) -> Display:
         """Opens the bar, on a terminal or in a notebook."""
+        if self._silent:
+            return self
         if in_notebook():
             from IPython.display import display  # pyright: ignore[reportMissingImports]  it is there where a notebook is
 
@@ -121,9 +125,9 @@ class Display:
     def _show(self, line: str) -> None:
         self._notebook.update({"text/plain": line}, raw=True)
 
-    @staticmethod
-    def _print(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+    def _print(self, line: str) -> None:
+        if not self._silent:
+            print(line, file=sys.stderr, flush=True)
 
 
 def in_notebook() -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from l2lcli.commands.config import take_imports
-from l2lcli.commands.options import EqualTime, Import
+from l2lcli.commands.options import Coordinator, Distributed, EqualTime, Import, NumProcesses, PeerTimeout, ProcessId
 
 if TYPE_CHECKING:
     from l2lcli.runs.trained import Trained
@@ -26,20 +26,29 @@ def score(
     equal_time: EqualTime = False,
     imports: Import = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="Print the score as JSON, and no lines.")] = False,
+    coordinator: Coordinator = None,
+    number: NumProcesses = None,
+    process: ProcessId = None,
+    distributed: Distributed = False,
+    peer_timeout: PeerTimeout = 30.0,
 ) -> None:
     """Score a trained optimizer on a suite of problems against tuned baselines; written to runs/scores/."""
-    from l2lcli import signals
+    from l2lcli import processes, signals
+    from l2lcli.commands import joining
     from l2lcli.runs import scores, trained
 
+    joining.join(joining.group(coordinator, number, process, distributed, None, peer_timeout))
     with signals.listening() as flag:
+        joining.listen(flag)
         take_imports(imports)
         problems = scores.suite(suite)
         found = None if baselines else trained.read(name)
         label = "" if found is None else _label(name, found)
         from l2lcli.commands import scoring
 
-        folder = scoring.score(found, label, problems, (lambda line: None) if as_json else print, flag, equal_time)
-    if folder is None:
+        say = print if processes.first() and not as_json else lambda line: None
+        folder = scoring.score(found, label, problems, say, flag, equal_time)
+    if folder is None or not processes.first():
         return
     if as_json:
         return print((folder / "score.json").read_text(encoding="utf-8"), end="")

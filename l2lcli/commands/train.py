@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from signal import Signals as Signal
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2lcli import tree
+from l2lcli import processes, tree
 from l2lcli.commands import backend
 from l2lcli.commands.compare import evaluate_experiment
 from l2lcli.commands.progress import Display
@@ -23,7 +24,6 @@ from l2lcli.meta import estimator, loop
 from l2lcli.meta.loop import Chunk, MetaState, MetaTraining, Record, meta_training
 from l2lcli.meta.optimizer import factors
 from l2lcli.runs import trained
-from l2lcli.runs.artefact import write_artefact
 from l2lcli.runs.files import RunError, one_line
 from l2lcli.runs.rundir import Run
 from l2lcli.signals import Diverged, Signals, Stopped
@@ -56,12 +56,14 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
             record_environment(run, experiment, devices, argv, progress.warn)
             best = _meta_train(experiment, run, devices, signals, progress)
             best = jax.tree.map(jnp.asarray, best)
-            found = evaluate_experiment(experiment, best, progress, experiment.kept(run.path))
-        write(run, found, config.eval.report)
+            kept = processes.shared(lambda: jax.tree.map(np.asarray, experiment.kept(run.path)))
+            found = evaluate_experiment(experiment, best, progress, kept)
+        if processes.first():
+            write(run, found, config.eval.report)
         run.status("done", **_seconds(run))
     except Stopped as stopped:
         run.status("stopped", reason=str(stopped), **_seconds(run))
-        raise Stopped(stopped.number, f"; go on with: l2l train --resume {run.path}") from None
+        raise stopped.saying(f"; go on with: l2l train --resume {run.path}") from None
     except Diverged as diverged:
         run.status("diverged", reason=str(diverged), **_seconds(run))
         raise
@@ -87,14 +89,17 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
             factors(patterns, jax.eval_shape(experiment.phi))
         except ValueError as error:
             raise ConfigError([f"train.meta_optimizer.factors: {error}"]) from error
+    if processes.count() > 1 and built.shardings is None:
+        raise ConfigError([f"train: nothing of it can be split over {processes.count()} processes: more train.tasks?"])
     meta = meta_training(problem, experiment.optimizer, built, spec)
     state, record, rows, finished = _begin(experiment, run, meta, progress.warn)
     before, began = _seconds(run)["train_seconds"], time.monotonic()
     progress.begin(int(state.step))
     saved = noted = time.monotonic()
     train_data, validation = estimator.split(problem, "train"), estimator.split(problem, "validation")
-    continued = (run.path / trained.START).is_file()
-    chunks = loop.run(meta, spec, experiment.root, state, record, train_data, validation, continued)
+    continued = processes.shared((run.path / trained.START).is_file)
+    first = lambda count: processes.agreed(count)[0][0]  # clocks differ
+    chunks = loop.run(meta, spec, experiment.root, state, record, train_data, validation, continued, first)
     with Events(run.path, run.rows(), progress.warn) as events:
         for chunk in () if finished else chunks:
             run.append(chunk.rows)
@@ -104,11 +109,13 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
             if chunk.step % meta.per_episode == 0 and (episode := chunk.step // meta.per_episode) in spec.keep:
                 # Before the checkpoint that a resumed run goes on from, or else a kill between the two would lose it.
                 about = _about(experiment, chunk.step, math.inf)
-                write_artefact(run.path / trained.kept(episode), tree.to_host(chunk.state.phi), about)
+                run.write_optimizer(trained.kept(episode), tree.to_host(chunk.state.phi), about)
             finished, now = chunk.finished, time.monotonic()
-            stop = signals.received is not None  # looked at once: what stops the run is always saved
+            # Looked at once: what stops the run is always saved. A signal to any process stops all of them.
+            flags = processes.agreed(signals.received or 0, now - saved >= spec.checkpoint_seconds)
+            stop, due = next((number for number, _ in flags if number), 0), flags[0][1]
             seconds: dict[str, Any] = {"train_seconds": round(before + now - began, 3)}
-            if finished or stop or now - saved >= spec.checkpoint_seconds:
+            if finished or stop or due:
                 record = _save(experiment, run, chunk, rows)
                 run.status("running", chunk.step, **seconds)
                 saved = noted = time.monotonic()
@@ -116,7 +123,7 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
                 run.status("running", chunk.step, **seconds)
                 noted = now
             if stop:
-                signals.check()
+                raise Stopped(Signal(stop), together=True)
     if finished == "diverged":
         raise Diverged(
             f"meta-training diverged: {meta.limit} meta-gradients in a row were not finite; the last good parameters are in "
@@ -131,9 +138,10 @@ def _begin(
     """Where meta-training begins: (state, record, rows in metrics.jsonl, how it ended if it has)."""
     root, data = experiment.root, estimator.split(experiment.problem, "train")
     start = run.path / trained.START
-    phi = experiment.fitted(trained.read(start)) if start.is_file() else experiment.phi()
+    begun = processes.shared(lambda: trained.read(start).phi if start.is_file() else None)
+    phi = experiment.phi() if begun is None else experiment.fitted(begun, start)
     state = meta.init(root, phi, data)
-    checkpoint = run.restore(lambda line: warn(f"warning: {line}"))
+    checkpoint = processes.shared(lambda: run.restore(lambda line: warn(f"warning: {line}")))
     if checkpoint is None:
         record = Record(_on_host(phi), math.inf, 0, [])
         run.truncate(0)
@@ -172,7 +180,7 @@ def _save(experiment: Experiment, run: Run, chunk: Chunk, rows: int) -> Record:
 
 
 def _write_artefact(experiment: Experiment, run: Run, record: Record, step: int) -> None:
-    write_artefact(run.path / trained.NAME, tree.to_host(record.best), _about(experiment, step, record.best_loss))
+    run.write_optimizer(trained.NAME, tree.to_host(record.best), _about(experiment, step, record.best_loss))
 
 
 def _about(experiment: Experiment, step: int, validation_loss: float) -> dict[str, Any]:

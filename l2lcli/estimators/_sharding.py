@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from l2lcli.base import Estimate, Estimator, Inner
 from l2lcli.inner.unroll import axes
+from l2lcli.tree import is_key
 
 AXIS = "task"
 
@@ -113,4 +115,21 @@ def on_every_device(function: Callable[..., jax.Array], devices: int) -> Callabl
 
 
 def _mesh(devices: int) -> jax.sharding.Mesh:
-    return jax.make_mesh((devices,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    """As many devices of every process."""
+    each = devices // jax.process_count()
+    of_process = [[d for d in jax.devices() if d.process_index == process] for process in range(jax.process_count())]
+    chosen = [device for own in of_process for device in own[:each]]
+    return jax.make_mesh((devices,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
+
+
+def placed(tree: Any, shardings: Any) -> Any:
+    """Arrays that every process has alike, on the devices as `shardings`, a prefix of the tree, say."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def place(leaf, sharding):
+        if is_key(leaf):
+            return jax.random.wrap_key_data(place(jax.random.key_data(leaf), sharding))
+        return jax.device_put(np.asarray(leaf), sharding)
+
+    return jax.tree.map(place, tree, jax.tree.broadcast(shardings, tree))

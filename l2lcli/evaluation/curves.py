@@ -14,6 +14,7 @@ import numpy as np
 from l2lcli.base import Key, LearnedOptimizer, Phi, Problem
 from l2lcli.evaluation import statistics
 from l2lcli.evaluation.grid import Grid
+from l2lcli.evaluation.rows import by_row
 from l2lcli.inner.unroll import fresh, unroll
 from l2lcli.optimizers.hand import hand
 from l2lcli.signals import UNWATCHED, Progress
@@ -61,7 +62,7 @@ def curves(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, s
 
         return jax.vmap(one)(keys)
 
-    losses, metrics, draws = jax.tree.map(np.asarray, run(phi, keys, dict(problem.data)))
+    losses, metrics, draws = by_row(run, phi, keys, dict(problem.data))
     at = [*range(0, steps + 1, every), *([steps] if steps % every else [])]
     return Curves(losses.astype(np.float64), np.array(at), metrics, draws)
 
@@ -92,7 +93,7 @@ def tune(
     def costs(exponents: list[int]) -> dict[int, dict[str, float]]:
         progress.check()
         phis = {"log_learning_rate": jnp.asarray([e * math.log(10) / GRID.per_decade for e in exponents], jnp.float32)}
-        losses = np.asarray(run(phis, keys, problem.data["train"]), np.float64)
+        losses = np.asarray(by_row(run, phis, keys, problem.data["train"], axis=1), np.float64)
         found: dict[int, dict[str, float]] = {}
         with np.errstate(over="ignore", invalid="ignore"):
             for exponent, of_rate in zip(exponents, losses, strict=True):

@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from l2lcli import processes
 from l2lcli.base import Batch, Data, Inner, Joint, Key, LearnedOptimizer, Phi, Problem, Scalar, Task, Theta
 from l2lcli.evaluation import statistics
 from l2lcli.evaluation.compare import Comparison
 from l2lcli.evaluation.curves import Curves
 from l2lcli.evaluation.grid import Grid
+from l2lcli.evaluation.rows import by_row
 from l2lcli.evaluation.summary import HIGHER, BestBaseline, Entry, FewShot, Part, Rate
 from l2lcli.evaluation.timing import seconds_per_step
 from l2lcli.inner.query import query_batch
@@ -70,18 +72,18 @@ def judge(problem: Problem, optimizer: LearnedOptimizer, updates: int, progress:
         return jax.lax.map(one, keys, batch_size=SIDE_BY_SIDE)
 
     def judged(phi, keys, split):
-        return _dispatched(lambda keys: run(phi, keys, problem.data[split]), keys, progress)
+        return _dispatched(run, phi, keys, problem.data[split], progress)
 
     return judged
 
 
-def _dispatched(run: Callable[[Key], Any], keys: Key, progress: Progress) -> Any:
+def _dispatched(run: Callable[..., Any], phi: Any, keys: Key, data: Data, progress: Progress) -> Any:
     """`run` over [S] keys, some at a time; the last ones are filled up, so that one program serves all."""
     size, count, found = min(DISPATCH, len(keys)), len(keys), []
     for start in range(0, count, size):
         progress.check()
         rows = np.minimum(np.arange(start, start + size), count - 1)
-        found.append(jax.tree.map(np.asarray, run(keys[rows])))
+        found.append(by_row(run, phi, keys[rows], data))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count].astype(np.float64), *found)
 
 
@@ -123,7 +125,7 @@ def nearest(problem: Problem, split: str, progress: Progress) -> Callable[[Theta
 
         return jax.lax.map(one, keys, batch_size=SIDE_BY_SIDE)
 
-    return lambda theta, keys: _dispatched(lambda keys: run(theta, keys, problem.data[split]), keys, progress)
+    return lambda theta, keys: _dispatched(run, theta, keys, problem.data[split], progress)
 
 
 def metric_of(problem: Problem) -> str:
@@ -248,7 +250,7 @@ def compare(
     if learned is not None:
         label, family, phi = learned
         add(label, family, lambda rate: phi, tuned=False)
-    for label, seconds in seconds_per_step(problem, members, keys[0], updates, progress).items():
+    for label, seconds in processes.shared(lambda: seconds_per_step(problem, members, keys[0], updates, progress)).items():
         entries[label] = entries[label].model_copy(update={"seconds_per_step": seconds})
     nothing = dict.fromkeys(("ratio_final", "ratio_final_ci", "ratio_sum", "ratio_sum_ci"))
     summary = Part(

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Member, Objective, Phi, Problem
+from l2lcli import processes
+from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Phi, Problem
 from l2lcli.config.specs import TrainSpec
 from l2lcli.estimators._mixed import restarts
-from l2lcli.inner.objective import of_window
-from l2lcli.inner.query import score_on_query
-from l2lcli.inner.unroll import fresh, namespace, unroll
-from l2lcli.meta.estimator import members, of_member
+from l2lcli.estimators._sharding import placed
+from l2lcli.inner.unroll import namespace
 from l2lcli.meta.optimizer import factors, learning_rate, transformation
+from l2lcli.meta.validation import Validate, validation
 from l2lcli.tree import is_key
 
 CAPACITY = 1024  # meta-steps per dispatch at most: the rows of one dispatch are returned in a buffer of this size
@@ -67,19 +67,19 @@ class MetaTraining(NamedTuple):
     Attributes:
       init: (root key, phi, data) -> MetaState.
       place: MetaState -> the same, on the devices as `advance` leaves it: else its second call would be compiled anew.
+      everywhere: (tree, MetaState) -> the tree, on all devices that the state is on, of several processes.
       advance: (root key, MetaState, data, count) -> (MetaState, [CAPACITY, 3] of loss, gradient norm, skipped; the first
         `count` rows are filled, fewer if a run of skipped steps ended it).
-      validate: (root key, phi, data) -> {"": () mean over the validation seeds of Σ_{t=0}^{T-1} f(theta_t)}; where the config
-        weighs steps or measures losses, or the problem has a query, of what meta-training minimises. Of a mixture the weighted
-        mean over its members, whose own are there by their names.
+      validate: `meta.validation`.
       per_episode: meta-steps per episode, T / W.
       limit: skipped meta-steps in a row that count as divergence.
     """
 
     init: Callable[[Key, Phi, Data], MetaState]
     place: Callable[[MetaState], MetaState]
-    advance: Callable[[Key, MetaState, Data, int], tuple[MetaState, jax.Array]]
-    validate: Callable[[Key, Phi, Data], dict[str, jax.Array]]
+    everywhere: Callable[[Any, MetaState], Any]
+    advance: Callable[[Key, MetaState, Data, Any], tuple[MetaState, jax.Array]]
+    validate: Validate
     per_episode: int
     limit: int
 
@@ -114,10 +114,14 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
     def place(state):
         if estimator.shardings is None:
             return state
-        inner = estimator.shardings(state.inner)
-        everywhere = jax.sharding.NamedSharding(jax.tree.leaves(inner)[0].mesh, jax.sharding.PartitionSpec())
-        placed: Any = MetaState(*[everywhere] * len(state))  # pyright: ignore[reportArgumentType]
-        return jax.device_put(state, placed._replace(inner=inner))
+        inner = _split(estimator.shardings(state.inner))
+        shardings: Any = MetaState(*[_alike(inner)] * len(state))  # pyright: ignore[reportArgumentType]
+        return placed(state, shardings._replace(inner=inner))
+
+    def everywhere(tree, state):
+        if processes.count() == 1 or estimator.shardings is None:
+            return tree
+        return placed(tree, _alike(estimator.shardings(state.inner)))
 
     def meta_step(root, state, data, rate):
         inner = begin(namespace(root, "train"), state.step, state.phi, data, state.inner)
@@ -148,31 +152,9 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
 
     def advance(root, state, data, count):
         # Rates are an argument, so that another number of episodes or another schedule is the same program.
-        return dispatched(root, state, data, count, rates(state.step))
+        return dispatched(root, state, data, count, np.asarray(rates(np.asarray(state.step))))
 
-    plain = spec.objective._replace(weights=()) == Objective(()) and spec.weights == "all"
-
-    def validate_member(member: Member, name: str, root, phi, data):
-        problem, own = member.problem, of_member(spec, name, member)
-
-        def one(key):
-            inner = fresh(problem, optimizer, phi, key, data, own.horizon)
-            score = score_on_query(problem, own.step_weights, data, problem.loss)
-            found = unroll(problem, optimizer, phi, inner, data, own.horizon, score=score)
-            if score is None and plain:
-                return inner.value + found.losses[:-1].sum()
-            return of_window(own.objective, found.scores, inner)
-
-        return jax.vmap(one)(jax.random.split(namespace(root, "validation"), spec.validation_seeds)).mean()
-
-    def validate(root, phi, data):
-        parts = members(problem)
-        of = lambda name: data[name] if name else data
-        found = {name: validate_member(member, name, root, phi, of(name)) for name, member in parts.items()}
-        weights = jnp.array([member.weight for member in parts.values()])
-        return found if "" in found else found | {"": jnp.vdot(weights, jnp.stack(list(found.values()))) / weights.sum()}
-
-    return MetaTraining(jax.jit(init), place, advance, jax.jit(validate), per_episode, limit)
+    return MetaTraining(jax.jit(init), place, everywhere, advance, validation(problem, optimizer, spec), per_episode, limit)
 
 
 def run(
@@ -184,8 +166,11 @@ def run(
     data: Data,
     validation: Data,
     trained: bool = False,
+    together: Callable[[int], int] = lambda count: count,
 ) -> Iterator[Chunk]:
     """Meta-train from where `state` and `record` stand to the end, one Chunk a dispatch.
+
+    `together` makes a number of meta-steps, which hangs on the clock, the same in all processes.
 
     If the phi to begin with is `trained`, it is validated first, in a Chunk of its own, and kept if none is better.
 
@@ -202,13 +187,14 @@ def run(
         record, row = _validated(meta, spec, root, state, record, validation, step)
         yield Chunk(state, record, [row], step, None)
     count = 1
+    everywhere = meta.everywhere((root, data), state)
     while True:
         began = time.monotonic()
         count = min(count, CAPACITY, total - step, between - step % between, *(at - step for at in kept if at > step))
-        state, buffer = meta.advance(root, state, data, jnp.int32(count))
+        state, buffer = meta.advance(everywhere[0], state, everywhere[1], np.int32(count))
         done = int(state.step) - step
         rows, pending = [], list(record.pending)
-        for values in np.asarray(buffer[:done]).tolist():
+        for values in np.asarray(buffer)[:done].tolist():
             pending.append(values)
             step += 1
             if step % meta.per_episode == 0:
@@ -227,7 +213,7 @@ def run(
         if finished is not None:
             return
         # At most doubled: the first dispatch's time is mostly compilation and says little about the others.
-        count = max(1, min(2 * done, int(done * SECONDS_PER_DISPATCH / max(seconds, 1e-3)) + 1))
+        count = together(max(1, min(2 * done, int(done * SECONDS_PER_DISPATCH / max(seconds, 1e-3)) + 1)))
 
 
 def _episode_row(pending: list[list[float]], step: int, per_episode: int, rate: float) -> dict[str, Any]:
@@ -253,6 +239,19 @@ def _validated(meta, spec, root, state, record, data, step) -> tuple[Record, dic
     row: dict[str, Any] = {"step": step, "episode": step // meta.per_episode}
     of_members = {"validation": found} if found else {}
     return record, {**row, "validation_loss": loss if math.isfinite(loss) else None, "best": better, **of_members}
+
+
+def _split(shardings: Any) -> Any:
+    """With what is not split, None of the members of a mixture, on every device of several processes."""
+    if processes.count() == 1:
+        return shardings
+    none = lambda sharding: sharding is None
+    return jax.tree.map(lambda each: _alike(shardings) if none(each) else each, shardings, is_leaf=none)
+
+
+def _alike(shardings: Any) -> Any:
+    """The whole of an array on every device that those are of."""
+    return jax.sharding.NamedSharding(jax.tree.leaves(shardings)[0].mesh, jax.sharding.PartitionSpec())
 
 
 def _finite(tree: Any) -> jax.Array:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from l2lcli import processes
 from l2lcli.runs.artefact import check_dtype
 from l2lcli.runs.files import RunError, one_line
 
@@ -60,6 +61,7 @@ def open_manager(folder: Path) -> Any:
     keep = policies.AnyPreservationPolicy(
         [policies.LatestN(KEEP_LATEST), policies.BestN(get_metric_fn=best, reverse=True, n=KEEP_BEST)]
     )
+    folder.mkdir(exist_ok=True)
     return ocp.CheckpointManager(
         folder.absolute(),
         options=ocp.CheckpointManagerOptions(
@@ -70,8 +72,19 @@ def open_manager(folder: Path) -> Any:
             todelete_subdir=EVICTED,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=False,
+            create=False,
+            multiprocessing_options=_first_alone(),
         ),
     )
+
+
+def _first_alone() -> Any:
+    """Of several processes the first alone has anything to do with checkpoints: no barrier waits for the others."""
+    import orbax.checkpoint as ocp
+
+    if processes.count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="first")
 
 
 def pack(step: int, arrays: Mapping[str, np.ndarray], meta: Any, best: float | None) -> tuple[dict[str, Any], bytes]:

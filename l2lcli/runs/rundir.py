@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from l2lcli.runs import checkpoint
+from l2lcli.runs.artefact import write_artefact
 from l2lcli.runs.checkpoint import Checkpoint
 from l2lcli.runs.files import RunError, faults, one_line, replace_csv, replacing, strict_json
 from l2lcli.runs.folders import demand_new, new_folder, point_latest
@@ -96,6 +97,10 @@ class Run:
     def write_curves(self, relative: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
         """Replaces a CSV file of the run; floats are written in the shortest form that reads back to the same bits."""
         replace_csv(self._place(relative), columns, rows)
+
+    def write_optimizer(self, name: str, phi: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+        """Replaces an artefact of the run, `artefact.write_artefact`."""
+        write_artefact(self.path / name, phi, about)
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Adds rows to metrics.jsonl, whole lines, handed to the system when it returns. NaN and infinities become null."""

@@ -271,7 +271,7 @@ def test_another_architecture_is_one_where_the_same_globs_match(tmp_path):
     phi = here.phi()
     assert misfit(to_host(phi), there.phi()) is None
     write_artefact(tmp_path / "optimizer.npz", to_host(phi), {"config": here.config.model_dump(mode="json")})
-    assert there.fitted(trained.read(tmp_path / "optimizer.npz"))["z"] == {}  # what is not learned is in no file
+    assert there.fitted(trained.read(tmp_path / "optimizer.npz").phi, tmp_path)["z"] == {}  # what is not learned is in no file
     assert jax.tree.structure(here.varied("deep", phi).phi()) == jax.tree.structure(phi)
     with pytest.raises(config.ConfigError, match=r"^eval.variants.flat: optimizer: group 'a' matches no parameter"):
         there.varied("flat", phi)

@@ -1,0 +1,284 @@
+"""A process of a run on several machines is two: the keeper, which the user started, and the worker, which computes.
+
+The worker can hang or die in ways that no handler of its own sees: a collective waits for ever for a peer that is gone, and
+JAX aborts the process when its coordinator is. So the keeper, which loads no JAX and computes nothing, watches its worker and
+the other keepers, and ends all of it within a bounded time, with one line that says why and how to go on.
+
+The keeper of process 0 is the hub that the others are connected to. What they say is JSON, a line each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from l2lcli.runs.files import RunError
+from l2lcli.runs.status import read_status, write_status
+from l2lcli.signals import EXIT
+
+BEAT = 1.0  # seconds between signs of life
+GRACE = 3.0  # seconds that a worker has to end by itself, and that a cause has to come after what it brought about
+BEHIND = 10  # times the timeout that a process may stay away from where the others wait
+
+
+class Cause(NamedTuple):
+    """Why a run ends."""
+
+    text: str
+    code: int
+    primary: bool = True  # False: it may be what another process's end brought about
+
+
+class Line:
+    """One connection: JSON lines in and out, and when anything was last heard of the other side."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        """Of a connected socket."""
+        self.socket, self.heard, self.closed, self._held = connection, time.monotonic(), False, b""
+        self.process: int | None = None  # who is there, once it has said so
+        self.entered, self.since = 0, time.monotonic()  # how often it came to where all have to come, and when last
+        self.done = False  # its worker has ended as agreed
+
+    def send(self, **message: Any) -> None:
+        """Say something; to one that is gone, nothing."""
+        with suppress(OSError):
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """What has come; sets `closed` at the end."""
+        try:
+            data = self.socket.recv(1 << 16)
+        except OSError:
+            data = b""
+        self.closed = self.closed or not data
+        self.heard = time.monotonic()
+        *lines, self._held = (self._held + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+class Keeper:
+    """Watches one worker and its peers until all is over. `run` returns the exit code.
+
+    Args:
+      worker: process id.
+      link: the socket to the worker.
+      timeout: seconds without a sign of life after which a process counts as lost.
+      log: what the worker's libraries print goes there.
+    """
+
+    def __init__(self, worker: int, link: socket.socket, timeout: float, log: Path) -> None:
+        """Signals are taken over from here on."""
+        self.worker, self.link, self.timeout, self.log = worker, Line(link), timeout, log
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(link, selectors.EVENT_READ, self.link)
+        self.listener = socket.create_server(("", 0), family=socket.AF_INET)
+        self.index, self.count = 0, 1
+        self.joined = self.connected = None  # when the worker came so far
+        self.hub: Line | None = None  # None in process 0
+        self.peers: list[Line] = []
+        self.folder: Path | None = None
+        self.status: int | None = None  # of the worker that has ended, as waitpid says it
+        self.said: dict[str, Any] | None = None  # the worker's own last words
+        self.cause: Cause | None = None
+        self.known = 0.0  # since when
+        self.over: dict[str, Any] | None = None  # what the hub has said of the end
+        self.asked = 0
+        self.without_hub = False  # it is gone, or silent
+        for number in EXIT:
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.asked += 1
+        if self.asked > 1:
+            self._kill()
+            os._exit(EXIT[signal.Signals(number)])
+        self.link.send(stop=int(number))
+
+    def run(self) -> int:
+        """Watch until the end; the exit code."""
+        self.link.send(hub=self.listener.getsockname()[1])
+        beaten = 0.0
+        while True:
+            for key, _ in self.selector.select(0.2):
+                self._take(key.data)
+            now = time.monotonic()
+            if now - beaten >= BEAT:
+                beaten = now
+                self.link.send(beat=0)
+                if self.hub is not None:
+                    self.hub.send(beat=self.link.entered)
+                for peer in self.peers:
+                    peer.send(beat=0)
+            if self.status is None:
+                ended, status = os.waitpid(self.worker, os.WNOHANG)
+                self.status = status if ended else None
+            if (code := self._judge(now)) is not None:
+                return code
+
+    def _take(self, line: Line | None) -> None:
+        """What a connection has to say; None is the listener."""
+        if line is None:
+            peer = Line(self.listener.accept()[0])
+            self.peers.append(peer)
+            self.selector.register(peer.socket, selectors.EVENT_READ, peer)
+            return
+        for message in line.read():
+            self._hear(line, message)
+        if line.closed:
+            self.selector.unregister(line.socket)
+
+    def _hear(self, line: Line, message: dict[str, Any]) -> None:
+        if (entered := message.get("beat", 0)) > line.entered:
+            line.entered, line.since = entered, time.monotonic()
+        if line is self.link:
+            if "connected" in message:
+                self.connected = time.monotonic()
+            elif "joined" in message:
+                self._join(*message["joined"])
+            elif "folder" in message:
+                self.folder = Path(message["folder"])
+            elif "ended" in message:
+                self.said = message
+        elif "process" in message:
+            line.process = message["process"]
+        elif "done" in message:
+            line.done = True
+        elif "lost" in message:
+            line.done = True
+            self._blame(Cause(message["lost"], message["code"], message["primary"]))
+        elif "over" in message:
+            self.over = message
+
+    def _join(self, index: int, count: int, host: str, port: int) -> None:
+        self.index, self.count, self.joined = index, count, time.monotonic()
+        if index == 0:
+            self.selector.register(self.listener, selectors.EVENT_READ, None)
+            return
+        try:
+            connection = socket.create_connection((host, port), timeout=self.timeout)
+        except OSError as error:
+            return self._blame(Cause(f"process {index} of {count} cannot reach process 0 at {host}:{port}: {error}", 1))
+        connection.settimeout(None)
+        self.hub = Line(connection)
+        self.selector.register(connection, selectors.EVENT_READ, self.hub)
+        self.hub.send(process=index)
+
+    def _blame(self, cause: Cause) -> None:
+        """The first cause counts, but one that another may have brought about gives way to it."""
+        if self.cause is None or (cause.primary and not self.cause.primary):
+            self.known = self.known or time.monotonic()
+            self.cause = cause
+
+    def _name(self, process: int) -> str:
+        return f"process {process} of {self.count}"
+
+    def _judge(self, now: float) -> int | None:
+        """The exit code, if all is over; None to go on."""
+        if self.over is not None and self.hub is not None:  # the hub has judged
+            return self._end(self.over["over"], self.over["code"], kill=bool(self.over["over"]))
+        self._look(now)
+        if self.cause is not None:
+            if not self.cause.primary and now - self.known < GRACE:
+                return None
+            if self.hub is not None and not self.without_hub and now - self.known < GRACE + self.timeout:
+                if not self.link.done:
+                    self.link.done = True
+                    self.hub.send(lost=self.cause.text, code=self.cause.code, primary=self.cause.primary)
+                return None  # the hub will say what it comes to
+            text = self.cause.text
+            if self.cause.code not in EXIT.values() and self.folder is not None and self.joined is not None:
+                text += f"; go on with: l2l train --resume {self.folder}"
+            for peer in self.peers:
+                peer.send(over=text, code=self.cause.code)
+            return self._end(text, self.cause.code, kill=True)
+        if self.status is not None and self.said is not None:  # as agreed, or before it had company
+            if self.hub is not None:
+                self.hub.send(done=0)
+                return self._end("", self.said["code"], kill=False)
+            for peer in self.peers:
+                peer.send(over="", code=self.said["code"])
+            return self._end("", self.said["code"], kill=False)
+        return None
+
+    def _look(self, now: float) -> None:
+        """Find out whether somebody is lost."""
+        if self.status is not None and (self.said is None or not self.said["agreed"]):
+            self._blame(self._own_end(self.status))
+        elif self.status is None and now - self.link.heard > self.timeout:
+            self._kill()
+            self._blame(Cause(f"{self._name(self.index)} has not answered for {self.timeout:.0f} s", 1))
+        if self.connected and not self.joined and now - self.connected > self.timeout and self.status is None:
+            self._blame(Cause(f"the other processes have not answered for {self.timeout:.0f} s", 1))
+        if self.hub is not None and self.over is None:
+            self.without_hub = self._lost(self.hub, 0, now)
+        for peer in self.peers:
+            if peer.process is not None and not peer.done:
+                self._lost(peer, peer.process, now)
+        if self.hub is None and self.count > 1:
+            places = {self.index: self.link} | {peer.process: peer for peer in self.peers if peer.process is not None}
+            ahead = max(places.values(), key=lambda line: line.entered)
+            for process, line in places.items():
+                if line.entered < ahead.entered and now - ahead.since > BEHIND * self.timeout:
+                    self._blame(Cause(f"{self._name(process)} hangs: for {now - ahead.since:.0f} s the others have waited", 1))
+
+    def _lost(self, line: Line, process: int, now: float) -> bool:
+        """Whether a keeper is gone or silent, and to blame."""
+        silent = now - line.heard > self.timeout
+        if line.closed or silent:
+            how = "is gone: its connection closed" if line.closed else f"has not answered for {self.timeout:.0f} s"
+            self._blame(Cause(f"{self._name(process)} {how}", 1))
+        return line.closed or silent
+
+    def _own_end(self, status: int) -> Cause:
+        if self.said is not None:
+            text = "\n".join(self.said["lines"])
+            told = text if self.count == 1 else f"{text} ({self._name(self.index)})"
+            return Cause(told, self.said["code"], self.said["primary"])
+        code = os.waitstatus_to_exitcode(status)
+        if code >= 0:
+            return Cause(f"l2l: {self._name(self.index)} ended with exit code {code} without a word; see {self.log}", 1, False)
+        name = signal.Signals(-code).name
+        aborted = -code == signal.SIGABRT  # JAX does so where its coordinator is gone
+        where = f"; see {self.log}" if aborted else ""
+        return Cause(f"{self._name(self.index)} was killed by {name}{where}", 1, not aborted)
+
+    def _end(self, text: str, code: int, kill: bool) -> int:
+        """Let the worker end, or see to it; say why."""
+        until = time.monotonic() + (GRACE if kill else self.timeout)
+        while self.status is None and time.monotonic() < until:
+            ended, status = os.waitpid(self.worker, os.WNOHANG)
+            self.status = status if ended else None
+            time.sleep(0.05)
+        self._kill()
+        if text:
+            print(text if text.startswith("l2l: ") or code == 2 else f"l2l: {text}", file=sys.stderr, flush=True)
+            if self.index == 0 and self.folder is not None:
+                with suppress(RunError, OSError):
+                    held = read_status(self.folder)
+                    if held["state"] in ("starting", "running"):
+                        state = "stopped" if code in EXIT.values() else "failed"
+                        write_status(self.folder, state, None, text, train_seconds=held.get("train_seconds", 0.0))
+        if str(self.log) not in text:
+            with suppress(OSError):
+                self.log.unlink()
+        return code
+
+    def _kill(self) -> None:
+        if self.status is None:
+            with suppress(OSError):
+                os.kill(self.worker, signal.SIGKILL)
+            for _ in range(40):  # it may be one that waits for a disk, which nothing ends
+                with suppress(OSError):
+                    ended, status = os.waitpid(self.worker, os.WNOHANG)
+                    if ended:
+                        self.status = status
+                        return
+                time.sleep(0.05)
