@@ -29,7 +29,8 @@ def evaluate(config: Config, found: Trained | None, argv: list[str], signals: Si
       signals: looked at between the parts.
 
     Returns:
-      The new folder, in the first process: `eval/<name>/` inside the optimizer's run, or, where it has none, one in runs/evaluations/.
+      The new folder: `eval/<name>/` inside the optimizer's run, or, where it has none, one in runs/evaluations/. The first of
+      several processes has made it.
 
     Raises DataError, RunError, Stopped; nothing is written before the comparison is done.
     """

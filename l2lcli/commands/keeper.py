@@ -263,7 +263,7 @@ class Keeper:
             if self.index == 0 and self.folder is not None:
                 with suppress(RunError, OSError):
                     held = read_status(self.folder)
-                    if held["state"] in ("starting", "running"):
+                    if held["state"] in ("starting", "running", "failed"):  # the worker may have said what came of it
                         state = "stopped" if code in EXIT.values() else "failed"
                         write_status(self.folder, state, None, text, train_seconds=held.get("train_seconds", 0.0))
         if str(self.log) not in text:

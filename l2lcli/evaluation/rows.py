@@ -1,4 +1,4 @@
-"""Optimizees that have nothing to do with each other: each process trains a part of them, each of its devices a part of those."""
+"""Optimizees that have nothing to do with each other: each process trains its part of them, each of its devices a share."""
 
 from __future__ import annotations
 
