@@ -51,7 +51,7 @@ def alone() -> Iterator[None]:
 
 
 def note_by(note: Callable[[], None]) -> None:
-    """`note` is called wherever this process comes to where all have to come, `agreed`: who stays away can be told from it."""
+    """`note` is called whenever this process has come to where all soon have to come: who stays away can be told from it."""
     global _noted
     _noted = note
 
@@ -66,14 +66,21 @@ def agreed(*numbers: int) -> list[list[int]]:
     return np.asarray(multihost_utils.process_allgather(np.array(numbers, np.int32))).tolist()
 
 
-def shared(find: Callable[[], T]) -> T:
-    """What `find` returns in the first process, which alone calls it. All have to call this."""
+def shared(find: Callable[[], T], slow: bool = False) -> T:
+    """What `find` returns in the first process, which alone calls it. All have to call this.
+
+    slow: it may take minutes, while the others wait.
+    """
     if count() == 1:
         return find()
     from jax.experimental import multihost_utils
 
-    # Pickle is for files of nobody knows where; this comes from a process of the same run, started by the same user.
+    if not (slow or first()):
+        _noted()
+    # Pickle is bad for files of nobody knows where; this comes from a process of the same run, started by the same user.
     data = np.frombuffer(pickle.dumps(find()), np.uint8) if first() else np.zeros(0, np.uint8)
+    if not slow and first():
+        _noted()
     size = int(multihost_utils.broadcast_one_to_all(np.int64(data.size) if first() else np.int64(0)))
     sent = multihost_utils.broadcast_one_to_all(data if first() else np.zeros(size, np.uint8))
     return pickle.loads(np.asarray(sent, np.uint8).tobytes())

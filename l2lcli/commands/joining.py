@@ -153,7 +153,7 @@ def join(group: Group | None) -> None:
     if worker:
         theirs.close()
         os.close(descriptor)
-        os._exit(Keeper(worker, ours, group.timeout, Path(log)).run())
+        os._exit(Keeper(worker, ours, group.timeout, STARTING, Path(log)).run())
     ours.close()
     os.setsid()  # the terminal's signals come through the keeper
     _print_past(descriptor)
@@ -183,7 +183,7 @@ def _initialize(group: Group, link: Link) -> None:
             group.number,
             local_device_ids=_all_of_node(os.environ),
             cluster_detection_method=None if group.coordinator is None else "deactivate",
-            initialization_timeout=STARTING,
+            initialization_timeout=2 * STARTING,  # the keeper's comes before: JAX would abort
             heartbeat_timeout_seconds=FOR_EVER,
             shutdown_timeout_seconds=FOR_EVER,
         )

@@ -9,7 +9,6 @@ The keeper of process 0 is the hub that the others are connected to. What they s
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
@@ -20,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from l2lcli.commands.json_lines import Line
 from l2lcli.runs.files import RunError
 from l2lcli.runs.status import read_status, write_status
 from l2lcli.signals import EXIT
@@ -37,33 +37,6 @@ class Cause(NamedTuple):
     primary: bool = True  # False: it may be what another process's end brought about
 
 
-class Line:
-    """One connection: JSON lines in and out, and when anything was last heard of the other side."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        """Of a connected socket."""
-        self.socket, self.heard, self.closed, self._held = connection, time.monotonic(), False, b""
-        self.process: int | None = None  # who is there, once it has said so
-        self.entered, self.since = 0, time.monotonic()  # how often it came to where all have to come, and when last
-        self.done = False  # its worker has ended as agreed
-
-    def send(self, **message: Any) -> None:
-        """Say something; to one that is gone, nothing."""
-        with suppress(OSError):
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def read(self) -> list[dict[str, Any]]:
-        """What has come; sets `closed` at the end."""
-        try:
-            data = self.socket.recv(1 << 16)
-        except OSError:
-            data = b""
-        self.closed = self.closed or not data
-        self.heard = time.monotonic()
-        *lines, self._held = (self._held + data).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-
 class Keeper:
     """Watches one worker and its peers until all is over. `run` returns the exit code.
 
@@ -71,12 +44,14 @@ class Keeper:
       worker: process id.
       link: the socket to the worker.
       timeout: seconds without a sign of life after which a process counts as lost.
+      starting: seconds within which all of them have to be there.
       log: what the worker's libraries print goes there.
     """
 
-    def __init__(self, worker: int, link: socket.socket, timeout: float, log: Path) -> None:
+    def __init__(self, worker: int, link: socket.socket, timeout: float, starting: float, log: Path) -> None:
         """Signals are taken over from here on."""
         self.worker, self.link, self.timeout, self.log = worker, Line(link), timeout, log
+        self.starting, self.began = starting, time.monotonic()
         self.selector = selectors.DefaultSelector()
         self.selector.register(link, selectors.EVENT_READ, self.link)
         self.listener = socket.create_server(("", 0), family=socket.AF_INET)
@@ -165,7 +140,7 @@ class Keeper:
         try:
             connection = socket.create_connection((host, port), timeout=self.timeout)
         except OSError as error:
-            return self._blame(Cause(f"process {index} of {count} cannot reach process 0 at {host}:{port}: {error}", 1))
+            return self._lose(f"process {index} of {count} cannot reach process 0 at {host}:{port}: {error}")
         connection.settimeout(None)
         self.hub = Line(connection)
         self.selector.register(connection, selectors.EVENT_READ, self.hub)
@@ -179,6 +154,11 @@ class Keeper:
 
     def _name(self, process: int) -> str:
         return f"process {process} of {self.count}"
+
+    def _lose(self, text: str, primary: bool = True) -> None:
+        """A process is lost: not by what it says of itself."""
+        hint = f"; go on with: l2l train --resume {self.folder}" if self.folder is not None else ""
+        self._blame(Cause(text + hint, 1, primary))
 
     def _judge(self, now: float) -> int | None:
         """The exit code, if all is over; None to go on."""
@@ -194,8 +174,6 @@ class Keeper:
                     self.hub.send(lost=self.cause.text, code=self.cause.code, primary=self.cause.primary)
                 return None  # the hub will say what it comes to
             text = self.cause.text
-            if self.cause.code not in EXIT.values() and self.folder is not None and self.joined is not None:
-                text += f"; go on with: l2l train --resume {self.folder}"
             for peer in self.peers:
                 peer.send(over=text, code=self.cause.code)
             return self._end(text, self.cause.code, kill=True)
@@ -211,12 +189,14 @@ class Keeper:
     def _look(self, now: float) -> None:
         """Find out whether somebody is lost."""
         if self.status is not None and (self.said is None or not self.said["agreed"]):
-            self._blame(self._own_end(self.status))
+            self._own_end(self.status)
         elif self.status is None and now - self.link.heard > self.timeout:
             self._kill()
-            self._blame(Cause(f"{self._name(self.index)} has not answered for {self.timeout:.0f} s", 1))
+            self._lose(f"{self._name(self.index)} has not answered for {self.timeout:.0f} s")
+        if not self.connected and self.status is None and now - self.began > self.starting:
+            self._lose(f"not all processes have come within {self.starting:.0f} s")
         if self.connected and not self.joined and now - self.connected > self.timeout and self.status is None:
-            self._blame(Cause(f"the other processes have not answered for {self.timeout:.0f} s", 1))
+            self._lose(f"the other processes have not answered for {self.timeout:.0f} s")
         if self.hub is not None and self.over is None:
             self.without_hub = self._lost(self.hub, 0, now)
         for peer in self.peers:
@@ -227,28 +207,29 @@ class Keeper:
             ahead = max(places.values(), key=lambda line: line.entered)
             for process, line in places.items():
                 if line.entered < ahead.entered and now - ahead.since > BEHIND * self.timeout:
-                    self._blame(Cause(f"{self._name(process)} hangs: for {now - ahead.since:.0f} s the others have waited", 1))
+                    self._lose(f"{self._name(process)} hangs: for {now - ahead.since:.0f} s the others have waited")
 
     def _lost(self, line: Line, process: int, now: float) -> bool:
         """Whether a keeper is gone or silent, and to blame."""
         silent = now - line.heard > self.timeout
         if line.closed or silent:
             how = "is gone: its connection closed" if line.closed else f"has not answered for {self.timeout:.0f} s"
-            self._blame(Cause(f"{self._name(process)} {how}", 1))
+            self._lose(f"{self._name(process)} {how}")
         return line.closed or silent
 
-    def _own_end(self, status: int) -> Cause:
+    def _own_end(self, status: int) -> None:
+        """Say how the worker ended, if not together with the others."""
         if self.said is not None:
             text = "\n".join(self.said["lines"])
             told = text if self.count == 1 else f"{text} ({self._name(self.index)})"
-            return Cause(told, self.said["code"], self.said["primary"])
+            return self._blame(Cause(told, self.said["code"], self.said["primary"]))
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
-            return Cause(f"l2l: {self._name(self.index)} ended with exit code {code} without a word; see {self.log}", 1, False)
+            return self._lose(f"{self._name(self.index)} ended with exit code {code} without a word; see {self.log}", False)
         name = signal.Signals(-code).name
         aborted = -code == signal.SIGABRT  # JAX does so where its coordinator is gone
         where = f"; see {self.log}" if aborted else ""
-        return Cause(f"{self._name(self.index)} was killed by {name}{where}", 1, not aborted)
+        return self._lose(f"{self._name(self.index)} was killed by {name}{where}", not aborted)
 
     def _end(self, text: str, code: int, kill: bool) -> int:
         """Let the worker end, or see to it; say why."""

@@ -107,7 +107,7 @@ def compare(
         add(label, family, {"final": phi, "sum": phi}, None)
         for other, parameters in kept.items():
             add(other, family, {"final": parameters, "sum": parameters}, None)
-    measure = lambda: processes.shared(lambda: seconds_per_step(problem, members, keys[0], steps, progress))
+    measure = lambda: processes.shared(lambda: seconds_per_step(problem, members, keys[0], steps, progress), slow=True)
     pace = remember(PACE, steps, measure) if equal_time else measure()
     for label, seconds in pace.items():
         entries[label] = entries[label].model_copy(update={"seconds_per_step": seconds})

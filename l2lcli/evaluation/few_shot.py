@@ -250,7 +250,8 @@ def compare(
     if learned is not None:
         label, family, phi = learned
         add(label, family, lambda rate: phi, tuned=False)
-    for label, seconds in processes.shared(lambda: seconds_per_step(problem, members, keys[0], updates, progress)).items():
+    timed = lambda: seconds_per_step(problem, members, keys[0], updates, progress)
+    for label, seconds in processes.shared(timed, slow=True).items():
         entries[label] = entries[label].model_copy(update={"seconds_per_step": seconds})
     nothing = dict.fromkeys(("ratio_final", "ratio_final_ci", "ratio_sum", "ratio_sum_ci"))
     summary = Part(

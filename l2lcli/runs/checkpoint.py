@@ -175,12 +175,14 @@ def _read(folder: Path, step: int) -> Checkpoint:
     import orbax.checkpoint as ocp
 
     # Not through a CheckpointManager: its constructor reads all steps and fails if one of them is damaged.
+    first = _first_alone()
     handler = ocp.CompositeCheckpointHandler(
-        header=ocp.JsonCheckpointHandler(),
-        metrics=ocp.JsonCheckpointHandler("metrics"),  # the file name that the manager gives it
-        leaves=ocp.StandardCheckpointHandler(),
+        composite_options=ocp.CompositeOptions(multiprocessing_options=first),
+        header=ocp.JsonCheckpointHandler(multiprocessing_options=first),
+        metrics=ocp.JsonCheckpointHandler("metrics", multiprocessing_options=first),  # the file name that the manager gives it
+        leaves=ocp.StandardCheckpointHandler(multiprocessing_options=first),
     )
-    with ocp.Checkpointer(handler) as checkpointer:
+    with ocp.Checkpointer(handler, multiprocessing_options=first) as checkpointer:
         items = ocp.args.Composite(header=ocp.args.JsonRestore(), metrics=ocp.args.JsonRestore())
         read = checkpointer.restore(folder.absolute(), args=items)
         header = read.header["header"]
