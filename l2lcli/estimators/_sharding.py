@@ -48,7 +48,7 @@ def over_tasks(build: Callable[[int, int], Estimator], tasks: int, devices: int)
             return Estimate(*jax.lax.pmean(tuple(result), AXIS)), state
 
         return jax.shard_map(
-            one, mesh=_mesh(devices), in_specs=(everywhere, everywhere, everywhere, specs(state)),
+            one, mesh=mesh_of(devices), in_specs=(everywhere, everywhere, everywhere, specs(state)),
             out_specs=(everywhere, specs(state)),
         )(key, phi, data, state)  # fmt: skip
 
@@ -79,7 +79,7 @@ def by_coordinate(
 
         # Unchecked: that an exchange of parts leaves every device with the same whole is beyond what shard_map can infer.
         return jax.shard_map(
-            one, mesh=_mesh(devices), in_specs=(everywhere, everywhere, everywhere, of_state),
+            one, mesh=mesh_of(devices), in_specs=(everywhere, everywhere, everywhere, of_state),
             out_specs=(everywhere, of_state), check_vma=False,
         )(key, phi, data, state)  # fmt: skip
 
@@ -100,7 +100,7 @@ def _by_coordinate(state: Inner, whole: bool) -> Inner:
 
 
 def _on_mesh(specs: Any, devices: int) -> Any:
-    mesh = _mesh(devices)
+    mesh = mesh_of(devices)
     is_spec = lambda x: isinstance(x, PartitionSpec)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)
 
@@ -111,10 +111,10 @@ def on_every_device(function: Callable[..., jax.Array], devices: int) -> Callabl
     def one(*arrays):
         return function(*(array[0] for array in arrays))[None]
 
-    return jax.shard_map(one, mesh=_mesh(devices), in_specs=PartitionSpec(AXIS), out_specs=PartitionSpec(AXIS))
+    return jax.shard_map(one, mesh=mesh_of(devices), in_specs=PartitionSpec(AXIS), out_specs=PartitionSpec(AXIS))
 
 
-def _mesh(devices: int) -> jax.sharding.Mesh:
+def mesh_of(devices: int) -> jax.sharding.Mesh:
     """As many devices of every process."""
     each = devices // jax.process_count()
     of_process = [[d for d in jax.devices() if d.process_index == process] for process in range(jax.process_count())]
