@@ -82,10 +82,9 @@ class Sinks:
 
     def _begin(self, name: str) -> None:
         self._memory = read_json(self._run.path / FILE) or {}
-        sink, before = source.known()[name].build(), self._memory.get(name)
-        kept = sink.begin(self._run.path, self._config.model_dump(mode="json"), before and before["kept"])
-        goes_on = before is not None and kept == before["kept"]
-        self._note(name, _Open(sink, kept, before["told"] if goes_on else 0))
+        sink, before = source.named(name).build(), self._memory.get(name)
+        kept = sink.begin(self._run.path, self._config.model_dump(mode="json"), None if before is None else before["kept"])
+        self._note(name, _Open(sink, kept, before["told"] if before is not None and kept == before["kept"] else 0))
 
     def _tell(self, name: str, each: _Open, rows: list[dict[str, Any]]) -> None:
         each.sink.add(rows)

@@ -93,6 +93,12 @@ def known() -> dict[str, Registered]:
     return dict(sorted(_registered.items()))
 
 
+def named(name: str) -> Registered:
+    """A sink that a config names. Other packages' are imported for a name alone that is not one of ours or of an import."""
+    import_entries("l2lcli.sinks")
+    return _registered[name] if name in _registered else known()[name]
+
+
 def describe() -> list[tuple[str, str]]:
     """Name and one line for every sink, sorted by name."""
     return [(name, ((sink.build.__doc__ or "").strip().splitlines() or [""])[0]) for name, sink in known().items()]
@@ -100,7 +106,7 @@ def describe() -> list[tuple[str, str]]:
 
 def missing(name: str) -> str | None:
     """What has to be installed before a known sink can be used, as the end of a sentence; None if nothing has."""
-    sink = known()[name]
+    sink = named(name)
     if sink.package is None or _installed(sink.package):
         return None
     how = f": pip install 'l2lcli[{sink.extra}]'" if sink.extra else ""

@@ -15,6 +15,7 @@ from l2lcli.runs import rundir, trained
 from l2lcli.signals import Diverged, Stopped
 from l2lcli.sinks import source
 from tests.command_line import CONFIG, QUIET, l2l
+from tests.support import ROOT
 from tests.test_plugins import apart
 
 OWN = '''
@@ -198,6 +199,17 @@ def test_an_installed_package_may_bring_one(tmp_path, monkeypatch):
         load({"sinks": ["diary"]})
 
 
+def test_the_one_of_the_documentation_works(tmp_path):
+    page = (ROOT / "docs/guides/sinks.md").read_text(encoding="utf-8")
+    (tmp_path / "own.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    with apart():
+        config = load({"name": "small", "imports": [str(tmp_path / "own.py")], "sinks": ["diary"]})
+        with rundir.create(tmp_path, "small", "", path=tmp_path / "run") as run:
+            work(run, config, ROWS[:1], [ROWS[1:2]])
+            work(run, config, ROWS[:1], [ROWS[1:]])
+            assert heard(run) == ROWS
+
+
 def test_nothing_is_imported_that_is_not_named():
     code = """
 import sys
@@ -208,3 +220,15 @@ load({"sinks": ["wandb", "mlflow"]})
 print({"wandb", "mlflow", "tensorboardX", "jax"} & set(sys.modules))
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_broken_package_of_somebody_else_is_no_matter_where_no_sink_is_named(tmp_path, monkeypatch):
+    def broken(group):
+        if group == "l2l.sinks":
+            raise plugins.PluginError(group)
+
+    monkeypatch.setattr(plugins, "take_entry_points", broken)
+    with rundir.create(tmp_path, "small", "", path=tmp_path / "run") as run:
+        work(run, load({}), ROWS)
+    with pytest.raises(plugins.PluginError, match=r"l2l\.sinks"):
+        load({"sinks": ["dairy"]})

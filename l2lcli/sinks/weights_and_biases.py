@@ -1,4 +1,7 @@
-"""Weights & Biases. Its environment variables say where to: `WANDB_PROJECT`, `WANDB_ENTITY`, `WANDB_MODE=offline` …"""
+"""Weights & Biases. Its environment variables say where to: `WANDB_PROJECT`, `WANDB_ENTITY`, `WANDB_MODE=offline` …
+
+A file called `wandb.py` would hide the package from type checkers.
+"""
 
 from __future__ import annotations
 
