@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from l2lcli.config import Config, ConfigError
-from l2lcli.runs.files import as_json, one_line, read_json
+from l2lcli.runs.files import RunError, as_json, one_line, read_json
 from l2lcli.runs.rundir import Run
 from l2lcli.signals import Diverged, Stopped
 from l2lcli.sinks import source
@@ -62,6 +62,10 @@ class Sinks:
 
     def begin(self, rows: list[dict[str, Any]]) -> None:
         """Open those that the config names; `rows` are those of metrics.jsonl so far."""
+        try:
+            self._memory = read_json(self._run.path / FILE) or {}
+        except RunError as error:
+            self._warn(f"warning: {error}: the sinks begin anew")
         always = [ALWAYS] if ALWAYS not in self._config.sinks and source.missing(ALWAYS) is None else []
         for name in [*always, *self._config.sinks]:
             self._guarded(name, lambda name=name: self._begin(name))
@@ -81,7 +85,6 @@ class Sinks:
             self._guarded(name, lambda each=each: each.sink.summary(summary))
 
     def _begin(self, name: str) -> None:
-        self._memory = read_json(self._run.path / FILE) or {}
         sink, before = source.named(name).build(), self._memory.get(name)
         kept = sink.begin(self._run.path, self._config.model_dump(mode="json"), None if before is None else before["kept"])
         self._note(name, _Open(sink, kept, before["told"] if before is not None and kept == before["kept"] else 0))

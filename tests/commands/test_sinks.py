@@ -155,12 +155,13 @@ def test_what_is_not_finite_is_null(run):
     assert heard(run)[1] == ["add", [{"step": 1, "validation": {"a": None}}]]
 
 
-def test_a_damaged_memory_ends_the_sink_and_not_the_run(run):
+def test_with_a_damaged_memory_it_begins_anew(run):
     run, config = run
     (run.path / "sinks.json").write_text("{")
     said = []
     work(run, config, ROWS, warn=said.append)
-    assert len(said) == 1 and "damaged" in said[0]
+    assert heard(run)[:2] == [["begin", "small", None], ["add", ROWS]]
+    assert len(said) == 1 and "sinks.json: damaged" in said[0]
 
 
 def test_a_fault_of_the_config_is_told_before_anything_is_trained(tmp_path):
