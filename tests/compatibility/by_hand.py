@@ -28,6 +28,13 @@ def loss(theta, batch):
     return jnp.mean((jnp.tanh(x @ theta["w"] + theta["b"][None]) * theta["s"] - y) ** 2)
 
 
+LAYER = {"b": THETA["b"], "w": THETA["w"]}  # the same without the scale
+
+
+def loss_of_layer(theta, batch):
+    return loss(theta | {"s": 1.0}, batch)
+
+
 gradient = jax.jit(jax.value_and_grad(loss))
 
 
@@ -55,6 +62,11 @@ def by_hand(name, theta=THETA, fed=lambda grads: grads, then=lambda updates, the
 @functools.cache
 def expected(name):
     return by_hand(name)
+
+
+@functools.cache
+def expected_of_layer(name):
+    return by_hand(name, LAYER, own=loss_of_layer)
 
 
 def stepper(tx, own=loss, **how):

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
 
-from tests.compatibility.by_hand import BATCHES, THETA, by_hand, expected, identical, loaded, loop, loss, same
+from tests.compatibility.by_hand import BATCHES, THETA, expected, expected_of_layer, identical, loaded, loop, same
 
 
 class Network(flax.linen.Module):
@@ -24,12 +24,6 @@ class Network(flax.linen.Module):
 
 def as_dense(theta):
     return {"params": {"Dense_0": {"bias": theta["b"], "kernel": theta["w"]}}}
-
-
-def of_dense(name):
-    """By hand, of a network of one layer: [bias, kernel] after each step."""
-    theta = {"b": THETA["b"], "w": THETA["w"]}
-    return by_hand(name, theta, own=lambda theta, batch: loss(theta | {"s": 1.0}, batch))
 
 
 class LossState(TrainState):
@@ -54,7 +48,7 @@ def train_state(name):
     if reads_loss:
         with pytest.raises(ValueError, match="call update with params and value=loss"):
             TrainState.apply_gradients(state, grads=state.params)
-    for batch, wanted in zip(BATCHES, of_dense(name), strict=True):
+    for batch, wanted in zip(BATCHES, expected_of_layer(name), strict=True):
         state = step(state, batch)
         same(state.params, wanted)
 
@@ -76,7 +70,7 @@ def nnx_optimizer(name):
         value, grads = nnx.value_and_grad(lambda model: jnp.mean((model(batch[0]) - batch[1]) ** 2))(model)
         optimizer.update(model, grads, value=value)
 
-    for batch, wanted in zip(BATCHES, of_dense(name), strict=True):
+    for batch, wanted in zip(BATCHES, expected_of_layer(name), strict=True):
         step(model, optimizer, batch)
         same([model.bias[...], model.kernel[...]], wanted)
 
@@ -104,7 +98,7 @@ def equinox(name):
         updates, state = tx.update(grads, state, eqx.filter(model, eqx.is_inexact_array), value=value)
         return eqx.apply_updates(model, updates), state
 
-    for batch, wanted in zip(BATCHES, of_dense(name), strict=True):
+    for batch, wanted in zip(BATCHES, expected_of_layer(name), strict=True):
         model, state = step(model, state, batch)
         same([model.bias, model.kernel], wanted)
 

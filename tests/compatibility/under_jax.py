@@ -8,7 +8,23 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.compatibility.by_hand import BATCHES, STEPS, TARGETS, THETA, X, by_hand, expected, loaded, loop, loss, same, stepper
+from tests.compatibility.by_hand import (
+    BATCHES,
+    LAYER,
+    STEPS,
+    TARGETS,
+    THETA,
+    X,
+    by_hand,
+    expected,
+    expected_of_layer,
+    loaded,
+    loop,
+    loss,
+    loss_of_layer,
+    same,
+    stepper,
+)  # fmt: skip
 
 
 def jit_donated(name):
@@ -69,12 +85,10 @@ def shard_map(name):
 def sharded(name):
     """Rows of the matrix and the vector lie on two devices; so do the state's arrays of coordinates, or those like them."""
     tx, _ = loaded(name)
-    theta = {"b": jnp.zeros(4), "w": THETA["w"]}
-    own = lambda theta, batch: loss(theta | {"s": 1.0}, batch)
     of = functools.partial(NamedSharding, mesh())
     of_theta = {"b": of(P("device")), "w": of(P("device"))}
-    placed = jax.device_put(theta, of_theta)
-    n = sum(leaf.size for leaf in jax.tree.leaves(theta))
+    placed = jax.device_put(LAYER, of_theta)
+    n = sum(leaf.size for leaf in jax.tree.leaves(LAYER))
 
     def place(path, leaf):
         if leaf.shape[-1:] == (n,):
@@ -82,33 +96,31 @@ def sharded(name):
         like = [sharding for key, sharding in of_theta.items() if jax.tree_util.keystr(path).endswith(f"['{key}']")]
         return like[0] if like else of(P())
 
-    of_state = jax.tree.map_with_path(place, jax.eval_shape(tx.init, theta))
+    of_state = jax.tree.map_with_path(place, jax.eval_shape(tx.init, LAYER))
     assert sum(not s.is_fully_replicated for s in jax.tree.leaves(of_state)) >= 4
-    step = stepper(tx, own, out_shardings=(of_theta, of_state))
+    step = stepper(tx, loss_of_layer, out_shardings=(of_theta, of_state))
     state = jax.jit(tx.init, out_shardings=of_state)(placed)
-    for batch, wanted in zip(BATCHES, by_hand(name, theta, own=own), strict=True):
+    for batch, wanted in zip(BATCHES, expected_of_layer(name), strict=True):
         placed, state = step(placed, state, batch)
         same(placed, wanted)
     kept = jax.tree.map(lambda leaf, sharding: leaf.sharding.is_equivalent_to(sharding, leaf.ndim), state, of_state)
     assert all(jax.tree.leaves(kept))
     # Nobody says where the state is to be: it is somewhere, and the numbers are the same.
-    same(loop(tx, jax.device_put(theta, of_theta), own), by_hand(name, theta, own=own))
+    same(loop(tx, jax.device_put(LAYER, of_theta), loss_of_layer), expected_of_layer(name))
 
 
 def explicit_axes(name):
     """A mesh whose axes are in the arrays' types, which no concatenation of them bears: inside, they are not."""
     tx, _ = loaded(name)  # before the mesh is set: phi is of no mesh's type
-    theta, of_theta = {"b": jnp.zeros(4), "w": THETA["w"]}, {"b": P("device"), "w": P("device")}
-    own = lambda theta, batch: loss(theta | {"s": 1.0}, batch)
-    wanted = by_hand(name, theta, own=own)
-    of_state = jax.tree.map(lambda leaf: P(), jax.eval_shape(tx.init, theta))
+    of_theta, wanted = {"b": P("device"), "w": P("device")}, expected_of_layer(name)
+    of_state = jax.tree.map(lambda leaf: P(), jax.eval_shape(tx.init, LAYER))
     explicit = mesh(AxisType.Explicit)
     with jax.set_mesh(explicit):
-        placed = jax.device_put(theta, jax.tree.map(lambda spec: NamedSharding(explicit, spec), of_theta))
+        placed = jax.device_put(LAYER, jax.tree.map(lambda spec: NamedSharding(explicit, spec), of_theta))
         state = jax.jit(jax.sharding.auto_axes(tx.init, out_sharding=of_state))(placed)
         updated = lambda grads, state, theta, value: tx.update(grads, state, theta, value=value)
         update = jax.jit(jax.sharding.auto_axes(updated, out_sharding=(of_theta, of_state)))
-        of_batch = jax.jit(jax.sharding.auto_axes(jax.value_and_grad(own), out_sharding=(P(), of_theta)))
+        of_batch = jax.jit(jax.sharding.auto_axes(jax.value_and_grad(loss_of_layer), out_sharding=(P(), of_theta)))
         for batch, after in zip(BATCHES, wanted, strict=True):
             value, grads = of_batch(placed, batch)
             updates, state = update(grads, state, placed, value)
