@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from l2lcli import registry, tree
 from l2lcli.base import Key, LearnedOptimizer, Problem
 from l2lcli.config import Config, ConfigError, variant
 from l2lcli.config.specs import FEW_SHOT
 from l2lcli.data.source import DataError
+from l2lcli.inner.any_tree import for_any_tree
 from l2lcli.inner.check import check_problem, malformed
 from l2lcli.inner.transformation import transformation
 from l2lcli.inner.unroll import namespace
@@ -132,7 +134,10 @@ def load(
         tx = optax.chain(optax.clip_by_global_norm(1.0), l2lcli.load("runs/latest"))
 
     Its updates are added to the parameters (`optax.apply_updates`), as every Optax optimizer's are; it has no learning
-    rate. `update` takes the loss as value=…, which a family that reads it needs.
+    rate. `update` takes the loss as value=…, which a family that reads it needs. Parameters may be of half precision, in part
+    or all of them: a step then computes and remembers in float32, and an update is of its parameter's type.
+
+    Numbers may be traced, so that `optax.inject_hyperparams(l2lcli.load)` takes schedules of them.
 
     Args:
       name: a run directory, an artefact file, or the name of a shipped optimizer; None is the newest finished run.
@@ -140,26 +145,30 @@ def load(
       weight_decay: so much of the parameters is taken away at every step (decoupled: Loshchilov and Hutter 2019).
       horizon: the steps that the training will take in all, which an optimizer that anneals wants to know.
       state_dtype: what the state's arrays of more than 1,024 numbers are kept in from step to step (`jax.numpy.bfloat16` halves
-        what is remembered); a step computes in float32. None: float32, or as the parameters are.
+        what is remembered); a step computes in float32. None: float32, or float64 where a parameter is.
 
     Raises RunError if there is none, or if it is damaged; ValueError for a negative scale, weight decay or horizon.
     """
-    if scale < 0 or weight_decay < 0 or (horizon or 0) < 0:
+    traced = lambda number: isinstance(number, Tracer)
+    steps = 0 if horizon is None else horizon
+    if any(number < 0 for number in (scale, weight_decay, steps) if not traced(number)):
         raise ValueError(f"scale {scale}, weight_decay {weight_decay} and horizon {horizon} must not be negative")
     found = trained.read(name)
     tx = registry.optimizer.build(found.optimizer).bind(tree.nest(found.phi))
     if state_dtype is not None:
         tx = _remembered_as(tx, state_dtype)
 
-    def update(grad: Any, state: Any, theta: Any = None, **extra: Any) -> tuple[Any, Any]:
-        if weight_decay and theta is None:
-            raise ValueError("weight decay reads the parameters: call update with params")
-        step, state = tx.update(grad, state, theta, **({"horizon": horizon or 0} | extra))
-        if scale != 1:
-            step = jax.tree.map(lambda u: scale * u, step)
-        return jax.tree.map(lambda u, p: u - weight_decay * p, step, theta) if weight_decay else step, state
+    scaled, decayed = traced(scale) or scale != 1, traced(weight_decay) or weight_decay > 0
 
-    return transformation(tx.init, update)
+    def update(grad: Any, state: Any, theta: Any = None, **extra: Any) -> tuple[Any, Any]:
+        if decayed and theta is None:
+            raise ValueError("weight decay reads the parameters: call update with params")
+        step, state = tx.update(grad, state, theta, **({"horizon": steps} | extra))
+        if scaled:
+            step = jax.tree.map(lambda u: scale * u, step)
+        return jax.tree.map(lambda u, p: u - weight_decay * p, step, theta) if decayed else step, state
+
+    return for_any_tree(transformation(tx.init, update))
 
 
 def _remembered_as(tx: optax.GradientTransformationExtraArgs, dtype: Any) -> optax.GradientTransformationExtraArgs:

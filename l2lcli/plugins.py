@@ -1,4 +1,4 @@
-"""Problems, optimizers, estimators and data sets of one's own: files and modules that register them, and entry points.
+"""Problems, optimizers, estimators, data sets and sinks of one's own: files and modules that register them, and entry points.
 
 A config names them under `imports:`, a command after `--import`; an installed package names its modules under the entry
 point groups in `GROUPS`. Whatever is wrong with one is one `PluginError`, whose text begins with the file and the line.
@@ -19,8 +19,9 @@ import types
 from pathlib import Path
 from typing import NamedTuple
 
-GROUPS = ("l2l.problems", "l2l.optimizers", "l2l.estimators", "l2l.datasets")
+GROUPS = ("l2l.problems", "l2l.optimizers", "l2l.estimators", "l2l.datasets", "l2l.sinks")
 WHOLE = "an imported file must be whole in itself; what it shares with others belongs in a package, and that is named instead"
+NOTHING = "no @l2lcli.register.problem(…), .optimizer, .estimator, .dataset or .sink"
 
 registered: list[str] = []  # "problem 'quadratic'", in the order in which they came
 
@@ -84,7 +85,7 @@ def take_file(path: str | os.PathLike[str]) -> Imported:
             del sys.modules[name]
             raise PluginError(f"{_place(path, error)}: {_reason(path, error)}") from error
         if len(registered) == before:
-            raise PluginError(f"{path}: registers nothing: no @l2lcli.register.problem(…), .optimizer, .estimator or .dataset")
+            raise PluginError(f"{path}: registers nothing: {NOTHING}")
         _current[name] = sha256
         _names[sha256] = name
     return Imported(str(path), path, sha256)

@@ -23,7 +23,7 @@ ORDER = [
     "optimizers problems",
     "inner",
     "register",
-    "data",
+    "data sinks",
     "registry",
     "plugins",
     "tree signals processes",

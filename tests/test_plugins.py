@@ -8,6 +8,7 @@ import pytest
 
 from l2lcli import plugins, registry
 from l2lcli.data import loader, source
+from l2lcli.sinks import source as sinks
 from tests import command_line
 
 GOOD = '''"""A problem of one's own."""
@@ -43,7 +44,8 @@ def apart():
     for family in families:
         family.specs()  # the package's own come first, and stay
     loader.names()
-    known = [*(family._entries for family in families), source.sources]
+    sinks.known()
+    known = [*(family._entries for family in families), source.sources, sinks._registered]
     said = [v for k, v in vars(plugins).items() if isinstance(v, dict | list | set) and not k.startswith("__")]
     held = [(whole, copy.copy(whole)) for whole in [*known, *said]]
     for whole in said:

@@ -16,6 +16,7 @@ from config_reference import page_of
 from l2lcli import config, registry
 from l2lcli.data import loader
 from l2lcli.reports import claims, tables, text
+from l2lcli.sinks import source as sinks
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "runs" / "reference"
@@ -44,6 +45,8 @@ def _list(family: str) -> str:
     """What `l2l list` prints, as a table."""
     if family == "datasets":
         entries: Iterator[tuple[str, str]] = iter(loader.describe())
+    elif family == "sinks":
+        entries = iter(sinks.describe())
     else:
         specs = getattr(registry, family.removesuffix("s")).specs()
         entries = ((name, ((spec.__doc__ or "").strip().splitlines() or [""])[0]) for name, spec in specs.items())

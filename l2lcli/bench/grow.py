@@ -75,7 +75,8 @@ def measure(experiment: Experiment, phis: dict[str, Phi], cores: int, check: Cal
         found = {"devices": devices, **exchanged, "seconds": of_many, "alone": alone, "simulated": share + alone}
         here.append(found)
     there = {
-        name: [simulated(link, devices, seconds, jitter, tasks, 4 * (size + 1)) for devices in THERE] for name, link in LINKS.items()
+        name: [simulated(link, devices, seconds, jitter, tasks, 4 * (size + 1)) for devices in THERE]
+        for name, link in LINKS.items()
     }
     return {
         "tasks": tasks, "parameters": size, "noise_scale": noise, "seconds": seconds, "jitter": jitter, "here": here, "there": there,

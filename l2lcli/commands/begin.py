@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from l2lcli import config as configs
 from l2lcli import plugins, processes
+from l2lcli.commands import sinks
 from l2lcli.config import Config
 from l2lcli.runs import rundir, trained
 from l2lcli.runs.elsewhere import Elsewhere
@@ -34,7 +35,10 @@ class Begun(NamedTuple):
 
 
 def begin(config: Config, run_dir: Path | None, devices: int | None, argv: list[str]) -> Begun:
-    """Make a run directory, locked, with all that going on with it needs. Raises RunError."""
+    """Make a run directory, locked, with all that going on with it needs. Raises RunError; ConfigError for a sink that is
+    not installed.
+    """
+    sinks.demand(config)
     config, copies, about = copied(config)
     first: dict[str, Any] = {"argv": argv, "devices_used": devices} | ({"imports": about} if about else {})
     beside = {"env.json": strict_json(first), **copies}
@@ -97,7 +101,8 @@ def _free(stem: str, taken: dict[str, bytes]) -> str:
 def reopen(run: Run, warn: Callable[[str], None]) -> Begun:
     """A run as it was begun, its imports done. `warn` hears of an imported file that has changed since.
 
-    Raises RunError where a copy of the run's own is missing or another one, ConfigError where its config is none.
+    Raises RunError where a copy of the run's own is missing or another one, ConfigError where its config is none, or
+    names a sink that is not installed.
     """
     env = read_json(run.path / "env.json") or {}
     for place, about in (env.get("imports") or {}).items():
@@ -109,6 +114,7 @@ def reopen(run: Run, warn: Callable[[str], None]) -> Begun:
             kept = "the run goes on with its own copy" if place.startswith(f"{COPIES}/") else "bits may differ"
             warn(f"warning: {file} {became} since this run began: {kept}")
     config = configs.load(run.path / "config.yaml")
+    sinks.demand(config)
     names = [os.path.relpath(name, run.path) if plugins.is_file(name) else name for name in config.imports]
     return Begun(run, config.model_copy(update={"imports": names}), env.get("devices_used"))
 

@@ -17,14 +17,14 @@ from l2lcli.commands import backend
 from l2lcli.commands.compare import evaluate_experiment
 from l2lcli.commands.progress import Display
 from l2lcli.commands.results import record_environment, write
-from l2lcli.commands.tensorboard import Events
+from l2lcli.commands.sinks import Sinks
 from l2lcli.config import Config, ConfigError
 from l2lcli.experiment import Experiment, build, checked
 from l2lcli.meta import estimator, loop
 from l2lcli.meta.loop import Chunk, MetaState, MetaTraining, Record, meta_training
 from l2lcli.meta.optimizer import factors
 from l2lcli.runs import trained
-from l2lcli.runs.files import RunError, one_line
+from l2lcli.runs.files import RunError, one_line, read_json
 from l2lcli.runs.rundir import Run
 from l2lcli.signals import Diverged, Signals, Stopped
 
@@ -46,7 +46,7 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
     """
     spec = config.train
     try:
-        with Display(spec.meta_steps, signals) as progress:
+        with Display(spec.meta_steps, signals) as progress, Sinks(run, config, progress.warn) as sinks:
             devices = backend.start(devices, spec.tasks, progress.warn)
             experiment = build(config)
             checked(experiment, progress.warn)
@@ -54,12 +54,13 @@ def train(run: Run, config: Config, devices: int | None, argv: list[str], signal
                 experiment.varied(name, jax.eval_shape(experiment.phi))
             signals.check()
             record_environment(run, experiment, devices, argv, progress.warn)
-            best = _meta_train(experiment, run, devices, signals, progress)
+            best = _meta_train(experiment, run, devices, signals, progress, sinks)
             best = jax.tree.map(jnp.asarray, best)
             kept = processes.shared(lambda: jax.tree.map(np.asarray, experiment.kept(run.path)))
             found = evaluate_experiment(experiment, best, progress, kept)
-        if processes.first():
-            write(run, found, config.eval.report)
+            if processes.first():
+                write(run, found, config.eval.report)
+                sinks.summary(read_json(run.path / "summary.json") or {})
         run.status("done", **_seconds(run))
     except Stopped as stopped:
         run.status("stopped", reason=str(stopped), **_seconds(run))
@@ -77,7 +78,7 @@ def _seconds(run: Run) -> dict[str, Any]:
     return {"train_seconds": run.read_status().get("train_seconds", 0.0)}
 
 
-def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals, progress: Display) -> Any:
+def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals, progress: Display, sinks: Sinks) -> Any:
     """The best phi, on the host."""
     spec, problem = experiment.config.train, experiment.problem
     try:
@@ -100,30 +101,30 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
     continued = processes.shared((run.path / trained.START).is_file)
     first = lambda count: processes.agreed(count)[0][0]  # clocks differ
     chunks = loop.run(meta, spec, experiment.root, state, record, train_data, validation, continued, first)
-    with Events(run.path, run.rows(), progress.warn) as events:
-        for chunk in () if finished else chunks:
-            run.append(chunk.rows)
-            events.add(chunk.rows)
-            rows += len(chunk.rows)
-            progress.update(chunk.step, chunk.rows)
-            if chunk.step % meta.per_episode == 0 and (episode := chunk.step // meta.per_episode) in spec.keep:
-                # Before the checkpoint that a resumed run goes on from, or else a kill between the two would lose it.
-                about = _about(experiment, chunk.step, math.inf)
-                run.write_optimizer(trained.kept(episode), tree.to_host(chunk.state.phi), about)
-            finished, now = chunk.finished, time.monotonic()
-            # Looked at once: what stops the run is always saved. A signal to any process stops all of them.
-            flags = processes.agreed(signals.received or 0, now - saved >= spec.checkpoint_seconds)
-            stop, due = next((number for number, _ in flags if number), 0), flags[0][1]
-            seconds: dict[str, Any] = {"train_seconds": round(before + now - began, 3)}
-            if finished or stop or due:
-                record = _save(experiment, run, chunk, rows)
-                run.status("running", chunk.step, **seconds)
-                saved = noted = time.monotonic()
-            elif now - noted >= STATUS_SECONDS:
-                run.status("running", chunk.step, **seconds)
-                noted = now
-            if stop:
-                raise Stopped(Signal(stop), together=True)
+    sinks.begin(run.rows())
+    for chunk in () if finished else chunks:
+        run.append(chunk.rows)
+        sinks.add(chunk.rows)
+        rows += len(chunk.rows)
+        progress.update(chunk.step, chunk.rows)
+        if chunk.step % meta.per_episode == 0 and (episode := chunk.step // meta.per_episode) in spec.keep:
+            # Before the checkpoint that a resumed run goes on from, or else a kill between the two would lose it.
+            about = _about(experiment, chunk.step, math.inf)
+            run.write_optimizer(trained.kept(episode), tree.to_host(chunk.state.phi), about)
+        finished, now = chunk.finished, time.monotonic()
+        # Looked at once: what stops the run is always saved. A signal to any process stops all of them.
+        flags = processes.agreed(signals.received or 0, now - saved >= spec.checkpoint_seconds)
+        stop, due = next((number for number, _ in flags if number), 0), flags[0][1]
+        seconds: dict[str, Any] = {"train_seconds": round(before + now - began, 3)}
+        if finished or stop or due:
+            record = _save(experiment, run, chunk, rows)
+            run.status("running", chunk.step, **seconds)
+            saved = noted = time.monotonic()
+        elif now - noted >= STATUS_SECONDS:
+            run.status("running", chunk.step, **seconds)
+            noted = now
+        if stop:
+            raise Stopped(Signal(stop), together=True)
     if finished == "diverged":
         raise Diverged(
             f"meta-training diverged: {meta.limit} meta-gradients in a row were not finite; the last good parameters are in "

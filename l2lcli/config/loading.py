@@ -19,6 +19,7 @@ from l2lcli.config.specs import FEW_SHOT, Config, config_class
 from l2lcli.config.tree import find, leaves, merge, nest, split
 from l2lcli.config.yaml_read import DEFAULT, Fault, Node, Path, node, shown, unplaced
 from l2lcli.config.yaml_write import emit
+from l2lcli.sinks import source as sinks
 
 LONGEST = 300  # characters of a word in a message
 RESERVED = ("latest", "reference", "evaluations", "scores")
@@ -224,6 +225,12 @@ def _cross(config: Config) -> Iterator[Finding]:
             yield Finding(("train", "keep", i), fault, (("train", "episodes"),))
     if config.name in RESERVED:
         yield Finding(("name",), f"{shown(config.name)} is a folder of its own in runs/: choose another name")
+    known = list(sinks.known()) if config.sinks else []
+    for i, name in enumerate(config.sinks):
+        if name in config.sinks[:i]:
+            yield Finding(("sinks", i), f"{shown(name)} is there twice")
+        elif name not in known:
+            yield Finding(("sinks", i), f"unknown sink {shown(name)}{suggest(name, known)}")
     if config.name in config.eval.variants:  # their curves would share a file
         yield Finding(("eval", "variants", config.name), "has the experiment's own name")
     names: dict[Path, tuple[str, int | None]] = {("train", "meta_optimizer", "name"): (config.train.meta_optimizer.name, None)}

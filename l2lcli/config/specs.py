@@ -175,6 +175,8 @@ class Config(Spec):
     """Meta-training."""
     eval: EvalSpec = EvalSpec()
     """Evaluation against tuned baselines."""
+    sinks: list[str] = Field(default=[], max_length=20)
+    """Where a training's rows and summary are told to besides its files: wandb, mlflow, or a sink of your own."""
 
     @property
     def few_shot(self) -> bool:

@@ -53,7 +53,8 @@ class Trained(NamedTuple):
         or a value that is none.
         """
         try:
-            config, unknown, missing = from_record(self.record)
+            # An evaluation tells no sinks, and one of somebody's own need not be at hand.
+            config, unknown, missing = from_record({key: value for key, value in self.record.items() if key != "sinks"})
         except ConfigError as error:
             said = error.faults[0]
             how = "" if "unknown kind" not in said else f"; {_how(self.run)}"

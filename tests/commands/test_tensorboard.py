@@ -5,7 +5,10 @@ import types
 
 import pytest
 
-from l2lcli.commands.tensorboard import TAGS, Events
+from l2lcli.commands.sinks import Sinks
+from l2lcli.config import load
+from l2lcli.runs.rundir import Run
+from l2lcli.sinks._numbers import TAGS
 
 ROWS = [
     {"step": 5, "episode": 1, "loss": 2.5, "grad_norm": None, "skipped": 0, "learning_rate": 0.01},
@@ -46,6 +49,14 @@ def said(folder):
     return [eval(line) for path in (folder / "tensorboard").iterdir() for line in path.read_text().splitlines()]
 
 
+def told(folder, rows, later, warn=pytest.fail):
+    """One process's work on a run whose metrics.jsonl has `rows`, and then the later ones too."""
+    with Sinks(Run(folder), load({}), warn) as sinks:
+        sinks.begin(rows)
+        for some in later:
+            sinks.add(some)
+
+
 @pytest.fixture
 def installed(monkeypatch):
     module = types.ModuleType("tensorboardX")
@@ -55,21 +66,17 @@ def installed(monkeypatch):
 
 
 def test_a_run_that_is_gone_on_with_says_no_step_twice(tmp_path, installed):
-    with Events(tmp_path, [], pytest.fail) as events:
-        events.add(ROWS[:2])
-        events.add([])
+    told(tmp_path, [], [ROWS[:2], []])
     assert said(tmp_path) == SAID[:4]
     (tmp_path / "tensorboard/mine.txt").write_text("")
-    with Events(tmp_path, ROWS[:2], pytest.fail) as events:  # what a checkpoint kept
-        events.add(ROWS[2:])
+    told(tmp_path, ROWS[:2], [ROWS[2:]])  # what a checkpoint kept, and what comes after it again
     assert said(tmp_path) == SAID
     assert (tmp_path / "tensorboard/mine.txt").exists()
 
 
 def test_without_the_package_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with Events(tmp_path, ROWS, pytest.fail) as events:
-        events.add(ROWS)
+    told(tmp_path, ROWS, [ROWS])
     assert not list(tmp_path.iterdir())
 
 
@@ -79,18 +86,16 @@ def test_what_goes_wrong_is_told_once_and_ends_nothing(tmp_path, installed, monk
         raise OSError("no space left")
 
     monkeypatch.setattr(Writer, broken, fail)
-    told = []
-    with Events(tmp_path, ROWS, told.append) as events:
-        events.add(ROWS)
-    assert told == [f"warning: {tmp_path / 'tensorboard'}: no TensorBoard events from here on: no space left"]
+    said = []
+    told(tmp_path, ROWS, [ROWS], said.append)
+    assert said == ["warning: sink tensorboard: is told nothing from here on: no space left"]
 
 
 def test_tensorboard_reads_them(tmp_path):
     pytest.importorskip("tensorboardX", reason="tensorboardX is an extra: pip install l2lcli[tensorboard]")
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="tensorboard reads them")
     for rows in (ROWS[:0], ROWS[:2]):
-        with Events(tmp_path, rows, pytest.fail) as events:
-            events.add(ROWS[len(rows) :])
+        told(tmp_path, rows, [ROWS[len(rows) :]])
     read = loader.EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
     assert set(read.Tags()["scalars"]) == set(TAGS.values())
