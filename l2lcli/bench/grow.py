@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ from l2lcli.estimators._sharding import AXIS, mesh_of
 from l2lcli.experiment import Experiment
 from l2lcli.inner.unroll import namespace
 from l2lcli.meta.estimator import estimator, split
+from l2lcli.reports.tables import WIDTH, aligned, number
 
 HERE = (2, 4, 8)  # devices of this machine
 THERE = (8, 64, 1024)  # of others
@@ -79,8 +81,36 @@ def measure(experiment: Experiment, phis: dict[str, Phi], cores: int, check: Cal
         for name, link in LINKS.items()
     }
     return {
-        "tasks": tasks, "parameters": size, "noise_scale": noise, "seconds": seconds, "jitter": jitter, "here": here, "there": there,
-    }  # fmt: skip
+        "name": experiment.config.name,
+        "tasks": tasks,
+        "parameters": size,
+        "noise_scale": noise,
+        "seconds": seconds,
+        "jitter": jitter,
+        "here": here,
+        "there": there,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """What was measured and simulated, as text."""
+    scales = ", ".join(f"{number(scale)} ({name})" for name, scale in found["noise_scale"].items())
+    lines = [
+        f"{found['name']}: M = {found['tasks']} tasks, {found['parameters']:,} parameters that are learned. A meta-step on one device "
+        f"{1e3 * found['seconds']:.3g} ms, give or take {found['jitter']:.0%}.",
+        f"Noise scale of the meta-gradient, in tasks: {scales}.",
+    ]
+    here = [["devices here", "collectives", "bytes", "exchange, ms", "meta-step, ms", "as simulated"]]
+    for row in found["here"]:
+        seconds = (f"{1e3 * row[key]:.3g}" for key in ("alone", "seconds", "simulated"))
+        here.append([str(row["devices"]), str(row["collectives"]), f"{row['bytes']:,}", *seconds])
+    there = [["link", "devices", "tasks", "exchange, ms", "meta-step, ms", "busy"]]
+    for name, rows in found["there"].items():
+        for row in rows:
+            seconds = (f"{1e3 * row[key]:.3g}" for key in ("collective", "seconds"))
+            there.append([name, f"{row['devices']:,}", f"{row['tasks']:,}", *seconds, f"{row['busy']:.0%}"])
+    paragraphs = [textwrap.fill(line, WIDTH) for line in lines]
+    return "\n".join([*paragraphs, "", *aligned(here), "", "Simulated:", *aligned(there)])
 
 
 def gradients(made: Estimator, root: Any, phi: Phi, data: Any, windows: int) -> np.ndarray:

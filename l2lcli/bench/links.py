@@ -26,7 +26,7 @@ LINKS = {
 
 
 def collective(link: Link, devices: int, size: int) -> float:
-    """Seconds of an all-reduce of so many bytes: the better of a ring and of recursive doubling (Thakur et al. 2005, Section 4)."""
+    """Seconds of an all-reduce of so many bytes: by a ring or by recursive doubling (Thakur et al. 2005), the quicker one."""
     if devices == 1:
         return 0.0
     steps = 2 * (devices - 1)

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from l2lcli.commands.options import Set
+
 NAMES = {
     "replay": "l2l, replay",
     "autodiff_checkpoint": "plain JAX, jax.checkpoint",
@@ -67,9 +69,14 @@ def bench(
     optimizer: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="With --pays: which ones; default general and general-small.")
     ] = None,
+    grow: Annotated[
+        Path | None,
+        typer.Option(metavar="CONFIG", help="What limits an experiment on 8, 64, 1,024 devices: measured here, and simulated."),
+    ] = None,
     draw: Annotated[
         bool, typer.Option("--draw", help="With --scaling, --pays or --quality: measure nothing, show what was measured.")
     ] = False,
+    overrides: Set = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     append: Annotated[
         Path | None,
@@ -79,24 +86,34 @@ def bench(
     ] = None,
 ) -> None:
     """Time and memory of a meta-gradient and of an applied step, beside plain JAX, plain PyTorch and the machine's limits."""
-    if scaling or pays or applied or quality:
+    if scaling or pays or applied or quality or grow:
         sources = {name: context.get_parameter_source(name) for name in context.params}
         given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-        mine = "scaling" if scaling else "pays" if pays else "applied" if applied else "quality"
-        fits = {"scaling": {"draw", "append"}, "pays": {"draw", "append", "optimizer"}, "applied": {"as_json", "append"}}
-        if others := sorted(set(given) - {mine} - fits.get(mine, {"draw"})):
+        modes = {"scaling": scaling, "pays": pays, "applied": applied, "quality": quality, "grow": grow}
+        mine = next(name for name, asked in modes.items() if asked)
+        fits = {
+            "scaling": {"draw", "append"}, "pays": {"draw", "append", "optimizer"}, "applied": {"as_json", "append"},
+            "quality": {"draw"}, "grow": {"as_json", "append", "overrides"},
+        }  # fmt: skip
+        if others := sorted(set(given) - {mine} - fits[mine]):
             named = "apply" if mine == "applied" else mine
             raise typer.BadParameter(f"--{named} has sizes of its own: leave --{others[0].removeprefix('as_')} out")
         if applied:
             return _applied(append, as_json)
         if quality:
             return _quality(quality, draw)
+        if grow:
+            return _grow(grow, overrides, append, as_json)
         if scaling:
             return _scaling(append or ROWS / "scaling.jsonl", draw)
         return _pays(append or ROWS / "pays.jsonl", draw, tuple(optimizer or ()))
-    if draw or optimizer or (way and not alone):
-        said = "--draw goes with --scaling, --pays or --quality" if draw else "--optimizer goes with --pays"
-        raise typer.BadParameter(said if draw or optimizer else "--way goes with --alone")
+    alien = {
+        "--draw goes with --scaling, --pays or --quality": draw, "--optimizer goes with --pays": optimizer,
+        "--way goes with --alone": way and not alone, "--set goes with --grow": overrides,
+    }  # fmt: skip
+    for said, given in alien.items():
+        if given:
+            raise typer.BadParameter(said)
     from l2lcli.commands import backend
 
     tasks = tasks or (128 if problem == "quadratic" else 1)
@@ -173,6 +190,36 @@ def _quality(path: Path, draw: bool) -> None:
             quality.measure(path, flag.check)
     found, row = quality.points(path)
     print(f"{quality.table(found, row)}\n\nfigure: {quality.write(found, row, path.parent / 'figures')}")
+
+
+def _grow(path: Path, overrides: list[str], append: Path | None, as_json: bool) -> None:
+    """Measure on as many devices as this machine is asked to pretend, then print the table or the object."""
+    import os
+
+    from l2lcli import config as configs
+    from l2lcli import signals
+    from l2lcli.commands import backend
+
+    asked = configs.load(path, overrides)
+    backend.start(8, 8)
+    from l2lcli.bench import grow
+    from l2lcli.experiment import build
+    from l2lcli.runs import trained
+    from l2lcli.runs.files import RunError
+    from l2lcli.runs.metrics import append_rows
+
+    with signals.listening() as flag:
+        experiment = build(asked)
+        phis = {"at the start": experiment.phi()}
+        try:
+            found = trained.read(asked.name)
+            phis["trained"] = experiment.fitted(found.phi, found.artefact)
+        except RunError:
+            pass  # no such optimizer is shipped, or it is another one
+        measured = grow.measure(experiment, phis, os.cpu_count() or 1, flag.check)
+    if append is not None:
+        append_rows(append, [measured])
+    print(json.dumps(measured) if as_json else grow.table(measured))
 
 
 def table(found: dict[str, Any]) -> str:
