@@ -1,0 +1,163 @@
+"""The NumPy steps of docs/examples make the updates that JAX makes, on a training that JAX recorded.
+
+`python -m tests.docs.test_numpy_step` prints the tables of docs/guides/other-frameworks.md: differences and times.
+"""
+
+import importlib
+import statistics
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.datasets import load_digits
+
+import l2lcli
+from l2lcli import registry, tree
+from l2lcli.runs import trained
+from tests.support import ROOT
+
+EXAMPLES = ROOT / "docs/examples"
+FILES = ("numpy_lstm", "numpy_scaled", "numpy_tensors")
+STEPS = 100
+SHIPPED = sorted(path.stem for path in trained.SHIPPED.glob("*.npz"))
+CASES = [(name, horizon) for name in SHIPPED for horizon in ((0, STEPS) if name.startswith("general") else (0,))]
+# A convolution, matrices with many inputs and with some that are always 0, vectors, a number, and what gets no gradient.
+SHAPES = {"conv": (3, 3, 1, 4), "hidden": (256, 3), "bias": (3,), "out": (3, 10), "pixels": (64, 10), "out_bias": (10,),
+          "gain": (), "unused": (3, 2)}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable():
+    """As for one who runs a file of that folder."""
+    sys.path.insert(0, str(EXAMPLES))
+    yield
+    sys.path.remove(str(EXAMPLES))
+    for name in FILES:
+        sys.modules.pop(name, None)
+
+
+def numpy_step(name):
+    """(init, step) of a shipped optimizer."""
+    kind = trained.read(name).optimizer.kind
+    return importlib.import_module(f"numpy_{kind}").load(trained.SHIPPED / f"{name}.npz")
+
+
+def loss(theta, batch):
+    """A convolution over 8 x 8 digits, whose patches [B, 64, 9] are cut already, and a layer beside it."""
+    patches, labels = batch
+    planes = jax.nn.relu(patches @ theta["conv"].reshape(9, 4)).reshape(len(patches), -1)
+    hidden = jnp.tanh(planes @ theta["hidden"] + theta["bias"][None])
+    logits = hidden @ theta["out"] + patches[:, :, 4] @ theta["pixels"] + theta["out_bias"][None]
+    return optax.softmax_cross_entropy_with_integer_labels(jnp.exp(theta["gain"]) * logits, labels).mean()
+
+
+def batches(dtype):
+    images, labels = load_digits(return_X_y=True)
+    padded = np.pad(images.reshape(-1, 8, 8) / 16, ((0, 0), (1, 1), (1, 1)))
+    patches = np.stack([padded[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3)], -1).reshape(-1, 64, 9)
+    rows = np.random.default_rng(0).integers(0, len(labels), (STEPS, 32))
+    return patches[rows].astype(dtype), labels[rows]
+
+
+def begun(dtype):
+    draw = np.random.default_rng(1)
+    return {key: np.asarray(draw.normal(size=shape) * 0.1, dtype) for key, shape in SHAPES.items()}
+
+
+def recorder(name, dtype):
+    """A function of the horizon: (gradients, losses, parameters, updates) of each step of a training by that optimizer."""
+    found = trained.read(name)
+    tx = registry.optimizer.build(found.optimizer).bind(tree.nest({key: leaf.astype(dtype) for key, leaf in found.phi.items()}))
+
+    @jax.jit
+    def run(theta, data, horizon):
+        def step(carry, batch):
+            theta, state = carry
+            value, grads = jax.value_and_grad(loss)(theta, batch)
+            updates, state = tx.update(grads, state, theta, value=value, horizon=horizon)
+            return (optax.apply_updates(theta, updates), state), (grads, value, theta, updates)
+
+        return jax.lax.scan(step, (theta, tx.init(theta)), data)[1]
+
+    return lambda horizon: jax.tree.map(np.asarray, run(begun(dtype), batches(dtype), horizon))
+
+
+def largest(name, horizon, recorded):
+    """The largest difference between an update of NumPy and of JAX, in units of the root mean square of a tensor's update."""
+    init, step = numpy_step(name)
+    grads, values, theta, updates = recorded
+    at = lambda t, of: [of[key][t] for key in SHAPES]
+    state, worst = init(at(0, theta)), 0.0
+    for t in range(STEPS):
+        if name.startswith("general"):
+            found, state = step(at(t, grads), state, at(t, theta), values[t], horizon)
+        else:
+            found, state = step(at(t, grads), state)
+        for ours, theirs in zip(found, at(t, updates), strict=True):
+            off = np.abs(ours - theirs).max()
+            worst = max(worst, float(off / np.sqrt(np.mean(np.float64(theirs) ** 2))) if off else 0.0)
+    return worst
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_updates_are_those_of_jax(name):
+    with jax.enable_x64(True):
+        record = recorder(name, np.float64)
+        recorded = {horizon: record(horizon) for of, horizon in CASES if of == name}
+    for horizon, found in recorded.items():
+        values, updates = found[1], found[3]
+        assert values.dtype == np.float64 and values[-10:].mean() < 0.8 * values[:10].mean()  # it was a training
+        assert largest(name, horizon, found) < 1e-6
+        assert not updates["unused"].any() == name.startswith("general")
+
+
+def test_each_is_short_and_needs_numpy_alone():
+    code = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); import {', '.join(FILES)}; "
+    code += "print({name.split('.')[0] for name in sys.modules} & {'l2lcli', 'jax', 'optax', 'scipy', 'sklearn'})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    assert all(len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 80 for name in FILES)
+
+
+def differences():
+    """Rows of the table: the largest difference where JAX computes in float64, and in float32."""
+    for name, horizon in CASES:
+        with jax.enable_x64(True):
+            whole = largest(name, horizon, recorder(name, np.float64)(horizon))
+        yield name, horizon, whole, largest(name, horizon, recorder(name, np.float32)(horizon))
+
+
+def milliseconds(name, rounds=50):
+    """Medians of a step on 784-20-10, in turn: NumPy's, JAX's as one program, optax.adam's."""
+    draw = np.random.default_rng(0)
+    theta = [np.float32(draw.normal(size=shape) * 0.1) for shape in ((784, 20), (20,), (20, 10), (10,))]
+    grads = [np.float32(draw.normal(size=leaf.shape) * 0.01) for leaf in theta]
+    init, step = numpy_step(name)
+    more = (theta, 1.0, STEPS) if name.startswith("general") else ()
+    ours, times, jitted = init(theta), [[], [], []], []
+    for tx in (l2lcli.load(name, horizon=STEPS), optax.with_extra_args_support(optax.adam(1e-3))):
+        jitted.append([jax.jit(tx.update), tx.init(theta)])
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        _, ours = step(grads, ours, *more)
+        times[0].append(time.perf_counter() - begun)
+        for of, row in zip(jitted, times[1:], strict=True):
+            begun = time.perf_counter()
+            updates, of[1] = of[0](grads, of[1], theta, value=jnp.float32(1))
+            jax.block_until_ready((updates, of[1]))
+            row.append(time.perf_counter() - begun)
+    return [1e3 * statistics.median(row) for row in times]
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(EXAMPLES))
+    print("| optimizer | horizon | JAX in float64 | JAX in float32 |\n|---|---|---|---|")
+    for name, horizon, *found in differences():
+        print(f"| `{name}` | {horizon or 'none'} | {' | '.join(f'{x:.0e}' for x in found)} |", flush=True)
+    print("\n| ms per step, 784-20-10 | NumPy | JAX | optax.adam |\n|---|---|---|---|")
+    for name in SHIPPED:
+        print(f"| `{name}` | {' | '.join(f'{x:.2g}' for x in milliseconds(name))} |", flush=True)
