@@ -20,7 +20,7 @@ def load(path):
     with np.load(path) as file:
         phi = {key: file[key].astype(np.float64) for key in file.files if key != "__meta__"}
         spec = json.loads(str(file["__meta__"]))["config"]["optimizer"]
-    assert spec["kind"] == "lstm" and spec["preprocess"]["kind"] in ("identity", "log_sign"), spec
+    assert (spec["kind"], spec["preprocess"]["kind"]) in (("lstm", "identity"), ("lstm", "log_sign")), spec
     of_averages = spec["averages"] or {"decays": [], "square_decay": 0.0}
     decays, square_decay = np.array(of_averages["decays"])[:, None], of_averages["square_decay"]
 

@@ -5,7 +5,7 @@
     updates, state = step(grads, state, params, loss, horizon)   # horizon: steps in all; 0 if nobody knows
     params = [p + u for p, u in zip(params, updates)]
 
-Everything is float64. Beside it lies `numpy_tensors.py`, what it knows of the tensors.
+Everything is float64. `numpy_tensors.py`, which lies beside it, is what it knows of the tensors.
 """
 
 import json
@@ -20,7 +20,8 @@ def load(path):
         phi = {key: file[key].astype(np.float64) for key in file.files if key != "__meta__"}
         spec = json.loads(str(file["__meta__"]))["config"]["optimizer"]
     rule = spec["rule"]
-    assert (spec["kind"], rule["kind"], spec["normalise"], spec["anneal"]) == ("scaled", "mlp", "orthogonal", True), spec
+    assert (spec["kind"], rule["kind"], spec["normalise"]) == ("scaled", "mlp", "orthogonal"), spec
+    assert all(spec.get(key, True) for key in ("anneal", "clock", "control")), spec
     decays, square_decay = np.array(rule["averages"]["decays"])[:, None], rule["averages"]["square_decay"]
 
     def init(params):
@@ -29,8 +30,7 @@ def load(path):
 
     def step(grads, state, params, loss, horizon=0):
         grads = [np.asarray(g, np.float64) for g in grads]
-        seen = see(spec["memory"], spec["growth"], state["tensors"], grads, params, float(loss), horizon)
-        x, nominal, live, fans, features, tensors = seen
+        x, nominal, live, fans, features, tensors = see(spec, state["tensors"], grads, params, float(loss), horizon)
         done, whole = tensors["t"], horizon or 2 * tensors["t"]
         # How far each tensor goes: what a small network decides, falling to 0 along a line at the end of the horizon.
         hidden = np.tanh(features @ phi["output/kernel"].T + phi["output/bias"])

@@ -11,10 +11,10 @@ def unseen(params):
     return numbers | {"mean": [np.zeros(np.shape(p)) for p in params]}
 
 
-def see(memory, growth, state, grads, params, loss, horizon):
+def see(spec, state, grads, params, loss, horizon):
     """Take gradients in: (gradients, their average, which coordinates are live, fans, features [tensors, 19], new state).
 
-    memory, growth: steps over which gradients are averaged at the start, and how many more with each step.
+    spec: its `memory` is steps over which gradients are averaged at the start, its `growth` how many more with each step.
     """
     t, whole = state["t"], horizon or 2 * (state["t"] + 1)  # steps done; steps in all, or twice those that will be done
     role = roles(grads)
@@ -23,7 +23,7 @@ def see(memory, growth, state, grads, params, loss, horizon):
     square = 0.9 * state["square"] + 0.1 * squares
     root = np.sqrt(square / (1 - 0.9 ** (t + 1))) + TINY
     x = [g / r for g, r in zip(grads, root, strict=True)]
-    decay = 1 - 1 / (memory + growth * t)
+    decay = 1 - 1 / (spec["memory"] + spec["growth"] * t)
     rest, blend = decay * state["rest"], lambda m, g: decay * m + (1 - decay) * g
     average = [blend(m, g) for m, g in zip(state["mean"], x, strict=True)]
     nominal = [blend(m, g) / (1 - decay * rest) for m, g in zip(average, x, strict=True)]

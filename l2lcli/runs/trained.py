@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,11 @@ class Trained(NamedTuple):
             return packed(self.phi, self.meta)
         with faults(self.artefact):
             return self.artefact.read_bytes()
+
+    @property
+    def mark(self) -> str:
+        """SHA-256 of `npz`, which is the same whatever kind of file it lies in."""
+        return hashlib.sha256(self.npz()).hexdigest()
 
     def config(self, warn: Callable[[str], None]) -> Config:
         """The whole config that it was trained under, to evaluate it on its own problem.

@@ -113,7 +113,30 @@ def test_the_updates_are_those_of_jax(name):
         values, updates = found[1], found[3]
         assert values.dtype == np.float64 and values[-10:].mean() < 0.8 * values[:10].mean()  # it was a training
         assert largest(name, horizon, found) < 1e-6
-        assert not updates["unused"].any() == name.startswith("general")
+        assert updates["unused"].any() != name.startswith("general")
+
+
+@pytest.mark.parametrize("shapes", [[(3, 4), (2, 2, 3, 2), (5,), ()], [(5,), ()]], ids=["matrices", "none"])
+def test_they_are_on_gradients_and_losses_of_any_size_too(shapes):
+    """What is cut off in what the step size rests on is reached by no training that goes well."""
+    draw = np.random.default_rng(2)
+    grads, theta = ([draw.normal(size=(20, *shape)) for shape in shapes] for _ in range(2))
+    swing = 10.0 ** draw.uniform(-4, 4, 20)
+    for k, of in enumerate(zip(grads, theta, strict=True)):
+        for leaf, sizes in zip(of, (swing, 50.0 ** (k - 1) * np.ones(20)), strict=True):
+            leaf *= sizes.reshape(-1, *[1] * (leaf.ndim - 1))
+    values = np.where(np.arange(20) % 3, swing, -swing)
+    init, step = numpy_step("general")
+    found = trained.read("general")
+    with jax.enable_x64(True):
+        tx = registry.optimizer.build(found.optimizer).bind(tree.nest({k: np.float64(leaf) for k, leaf in found.phi.items()}))
+        known, update, state = tx.init([leaf[0] for leaf in theta]), jax.jit(tx.update), init([leaf[0] for leaf in theta])
+        for t in range(20):
+            at = lambda of, t=t: [leaf[t] for leaf in of]
+            expected, known = update(at(grads), known, at(theta), value=values[t], horizon=15)  # which is passed by
+            ours, state = step(at(grads), state, at(theta), values[t], 15)
+            for a, b in zip(ours, expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * np.sqrt(np.mean(np.square(b))))
 
 
 def test_each_is_short_and_needs_numpy_alone():
