@@ -12,6 +12,7 @@ from l2lcli.commands.options import Import
 from l2lcli.commands.score import label
 
 if TYPE_CHECKING:
+    from l2lcli.evaluation.summary import Summary
     from l2lcli.runs.trained import Trained
 
 SUFFIXES = {"npz": ".npz", "safetensors": ".safetensors", "hf": "-hf"}
@@ -69,13 +70,12 @@ def _folder(called: str, found: Trained) -> dict[str, bytes]:
     """The files of a folder for the Hub, by name."""
     import importlib.metadata
 
-    from l2lcli.reports import card, tables
+    from l2lcli.reports import card
     from l2lcli.runs import safetensors, scores, trained
     from l2lcli.runs.artefact import FORMAT
     from l2lcli.runs.files import strict_json
 
-    beside = found.artefact.parent if found.artefact.name == trained.NAME else None
-    text = card.card(called, found, scores.of(found), tables.read_summary(beside) if beside else None)
+    text = card.card(called, found, scores.of(found), _summary(found))
     public = found._replace(record=_without_paths(found.record))
     about = {
         "library_name": card.LIBRARY,
@@ -87,6 +87,17 @@ def _folder(called: str, found: Trained) -> dict[str, bytes]:
     }
     model = safetensors.packed(public.phi, public.meta)
     return {"README.md": text.encode(), "config.json": strict_json(about), trained.MODEL: model}
+
+
+def _summary(found: Trained) -> Summary | None:
+    """What was found on its own problem: of a run, or of the reference result that a shipped optimizer is from."""
+    from l2lcli.reports.tables import read_summary
+    from l2lcli.runs import trained
+
+    folders = [found.artefact.parent] if found.artefact.name == trained.NAME else []
+    if found.artefact.parent == trained.SHIPPED:
+        folders = [trained.SOURCES / "reference" / found.artefact.stem]
+    return next((summary for folder in folders if (summary := read_summary(folder))), None)
 
 
 def _without_paths(record: dict[str, Any]) -> dict[str, Any]:

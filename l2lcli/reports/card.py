@@ -131,7 +131,7 @@ def _limits(found: Trained, scores: list[dict[str, Any]]) -> list[str]:
         "or diverge: test it on your problem, beside a tuned Adam."
     ]
     for of in scores:
-        lost = [f"{task} ({entry['ratio_final'] or float('inf'):.3g})" for task, entry in of["tasks"].items()
+        lost = [f"{task} ({entry['ratio_final'] or float('inf'):.4g})" for task, entry in of["tasks"].items()
                 if entry["verdict"] == "lost"]  # fmt: skip
         lines += [f"It lost on {', '.join(lost)} (final loss over the better baseline's)."] if lost else []
     if set(OWN) & found.phi.keys():

@@ -70,8 +70,8 @@ def making(folder: Path) -> Iterator[Path]:
     """
     temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     with faults(folder):
-        temporary.mkdir()
         try:
+            temporary.mkdir()
             yield temporary
             temporary.rename(folder)
         except BaseException as error:
