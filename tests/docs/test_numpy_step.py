@@ -4,6 +4,7 @@
 """
 
 import importlib
+import re
 import statistics
 import subprocess
 import sys
@@ -137,6 +138,16 @@ def test_they_are_on_gradients_and_losses_of_any_size_too(shapes, first):
             ours, state = step(at(grads), state, at(theta), values[t], 15)
             for a, b in zip(ours, expected, strict=True):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * np.sqrt(np.mean(np.square(b))))
+
+
+def test_the_pages_example_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / "general.npz").symlink_to(trained.SHIPPED / "general.npz")
+    (example,) = re.findall(r"```python\n(import sys.*?)```", (ROOT / "docs/guides/other-frameworks.md").read_text(), re.S)
+    exec(example, {})
+    assert 0 <= float(capsys.readouterr().out) < 0.05  # of 55 at the start
 
 
 def test_each_is_short_and_needs_numpy_alone():
