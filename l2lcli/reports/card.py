@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
-import yaml
-
+from l2lcli.config.yaml_write import emit
 from l2lcli.evaluation.summary import Summary
 from l2lcli.reports import claims, score
 from l2lcli.reports.text import result_table
@@ -36,14 +35,15 @@ updates, state = tx.update(grads, state, params, value=loss)
 params = optax.apply_updates(params, updates)
 ```
 
-It has no learning rate. `l2l eval {name}-hf` compares it with tuned baselines, on a problem of yours with `--config`."""
+It has no learning rate. `l2l eval {name}-hf` compares it with tuned baselines on its own problem, with `--config` on one of
+yours."""
 
 TORCH = """## Use it in PyTorch
 
 ```python
 from l2lcli.torch import LearnedOptimizer
 
-optimizer = LearnedOptimizer(model.parameters(), "{name}-hf", horizon=1000)
+optimizer = LearnedOptimizer(model.parameters(), "{name}-hf")
 ```"""
 
 NUMPY = """## Read it with NumPy
@@ -62,12 +62,12 @@ STEP = """ In the repository of l2l
 
 TRAINED = """## How it was trained
 
-{after}Its meta-training ran optimizees of this problem for {horizon} steps at a time:
+{after}Meta-training ran optimizees of this problem, for {horizon} steps each:
 
 ```yaml
 {problem}```
 
-The whole config is in `config.json` (`config`), and trains it again: `l2l train`."""
+The whole config is in `config.json`, under `config`."""
 
 
 def card(name: str, found: Trained, scores: list[dict[str, Any]], summary: Summary | None) -> str:
@@ -84,7 +84,7 @@ def card(name: str, found: Trained, scores: list[dict[str, Any]], summary: Summa
     front = {"library_name": LIBRARY, "license": (about["License-Expression"] or "other").lower(), "tags": TAGS}
     numbers = sum(leaf.size for leaf in found.phi.values())
     parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"---\n{emit(front)}---",
         TITLE.format(name=name, kind=kind, numbers=numbers, version=about["Version"]),
         OPTAX.format(name=name),
         *([TORCH.format(name=name)] if kind in PORTED else []),
@@ -97,12 +97,13 @@ def card(name: str, found: Trained, scores: list[dict[str, Any]], summary: Summa
 
 
 def _trained(found: Trained) -> str:
-    training, step, loss = found.record.get("train") or {}, found.about.get("step"), found.about.get("validation_loss")
-    after = "" if step is None else f"After {step:,} meta-steps it was the best so far on validation networks"
-    after += (
-        "" if not after else f" (seed {found.record.get('seed', '?')}; meta-loss {loss:.4g}). " if loss is not None else ". "
-    )
-    problem = yaml.safe_dump(found.record.get("problem"), sort_keys=False, width=100, default_flow_style=None)
+    """What its file says of its training, as far as it does."""
+    training, step, loss = found.record.get("train"), found.about.get("step"), found.about.get("validation_loss")
+    if not training or "problem" not in found.record:
+        return "## How it was trained\n\nIts file does not say."
+    best = "" if loss is None else f"; it is where validation went best, with a meta-loss of {loss:.4g}"
+    after = "" if step is None else f"For {step:,} meta-steps (seed {found.record.get('seed', '?')}){best}. "
+    problem = emit({"problem": found.record["problem"]}, width=100)
     return TRAINED.format(after=after, horizon=training.get("horizon", "?"), problem=problem)
 
 
@@ -125,15 +126,16 @@ def _results(name: str, scores: list[dict[str, Any]], summary: Summary | None) -
 
 
 def _limits(found: Trained, scores: list[dict[str, Any]]) -> list[str]:
-    horizon = (found.record.get("train") or {}).get("horizon", "?")
     lines = [
-        f"It is good at what it was trained on, for about {horizon} steps. Far from there it can do worse than any baseline, "
+        "It is good at what it was trained on, and for about as many steps. Far from there it can do worse than any baseline, "
         "or diverge: test it on your problem, beside a tuned Adam."
     ]
-    for of in scores:
-        lost = [f"{task} ({entry['ratio_final'] or float('inf'):.4g})" for task, entry in of["tasks"].items()
+    for tasks in (of["tasks"] for of in scores):
+        lost = [f"{task} ({entry['ratio_final'] or float('inf'):.4g})" for task, entry in tasks.items()
                 if entry["verdict"] == "lost"]  # fmt: skip
+        timed = [task for task, entry in tasks.items() if (entry.get("equal_time") or {}).get("verdict") == "lost"]
         lines += [f"It lost on {', '.join(lost)} (final loss over the better baseline's)."] if lost else []
+        lines += [f"With as much time for the baselines it lost on {', '.join(timed)}."] if timed else []
     if set(OWN) & found.phi.keys():
         lines += ["It has numbers for each parameter of the network that it was trained on, and fits no other network."]
     return [

@@ -60,7 +60,8 @@ def test_the_folder_is_what_the_hub_expects(exported):
     for said in ("# quadratic", 'l2lcli.load("quadratic-hf")', "from l2lcli.torch import", "numpy_lstm.py", "## Limits"):
         assert said in text
     assert "quadratic: 100 steps, 200 seeds" in text and "> lstm" in text  # its own problem's table
-    assert "No such" not in text and str(exported) not in text
+    assert "For 8,000 meta-steps (seed 0); it is where validation went best, with a meta-loss of 68.03. " in text
+    assert "problem:\n  kind: quadratic\n  dimension: 10\n" in text and str(exported) not in text
 
 
 def test_a_run_goes_to_all_and_comes_back_in_all(tmp_path):
@@ -146,6 +147,10 @@ def test_a_card_shows_what_was_lost_beside_what_was_won(monkeypatch, tmp_path):
     assert lost.startswith("| **07-fashion-batch-8** | **lost** | **1.196** | **[1.054, 1.334]** | nag_cosine |")
     assert text.count("| won |") == 19 + 2 and "general wins 19 of 20 problems" in text
     assert "- It lost on 07-fashion-batch-8 (1.196)" in text
+    small = trained.read("general-small")
+    assert "- With as much time for the baselines it lost on 07-fashion-batch-8." in card.card(
+        "small", small, scores.of(small), None
+    )
     monkeypatch.chdir(tmp_path)  # another optimizer that somebody calls by that name has none of these
     write_artefact(tmp_path / "general.npz", *read_artefact(trained.SHIPPED / "general-small.npz"))
     assert "general wins" not in card.card("general", *(lambda one: (one, scores.of(one)))(trained.read("general.npz")), None)
@@ -160,3 +165,12 @@ def test_a_score_made_here_is_of_the_very_bytes(exported, tmp_path, monkeypatch)
         scores.write_task(folder, "a", {"verdict": "won"}, None, mark)
         scores.write_score(folder, score)
         assert scores.of(found) == there
+
+
+def test_a_file_that_says_no_more_than_what_it_is_has_a_card_too(tmp_path):
+    phi, meta = read_artefact(trained.SHIPPED / "quadratic.npz")
+    write_artefact(tmp_path / "bare.npz", phi, {"config": {"optimizer": meta["config"]["optimizer"]}})
+    l2l(tmp_path, "export", "bare.npz", "--format", "hf")
+    text = (tmp_path / "bare-hf/README.md").read_text()
+    assert "Its file does not say." in text and "`l2l score bare-hf` makes one." in text
+    assert_same(trained.read(tmp_path / "bare-hf").phi, phi)
