@@ -140,7 +140,8 @@ def load(
     Numbers may be traced, so that `optax.inject_hyperparams(l2lcli.load)` takes schedules of them.
 
     Args:
-      name: a run directory, an artefact file, or the name of a shipped optimizer; None is the newest finished run.
+      name: a run directory, an artefact file, what `l2l export` wrote, or the name of a shipped optimizer; None is the newest
+        finished run.
       scale: updates are multiplied by this; 1 leaves them as they are, to the bit.
       weight_decay: so much of the parameters is taken away at every step (decoupled: Loshchilov and Hutter 2019).
       horizon: the steps that the training will take in all, which an optimizer that anneals wants to know.

@@ -96,8 +96,8 @@ def table(found: dict[str, Any]) -> str:
     """What was measured and simulated, as text."""
     scales = ", ".join(f"{number(scale)} ({name})" for name, scale in found["noise_scale"].items())
     lines = [
-        f"{found['name']}: M = {found['tasks']} tasks, {found['parameters']:,} parameters that are learned. A meta-step on one device "
-        f"{1e3 * found['seconds']:.3g} ms, give or take {found['jitter']:.0%}.",
+        f"{found['name']}: M = {found['tasks']} tasks, {found['parameters']:,} learned parameters. A meta-step on one device "
+        f"takes {1e3 * found['seconds']:.3g} ms, give or take {found['jitter']:.0%}.",
         f"Noise scale of the meta-gradient, in tasks: {scales}.",
     ]
     here = [["devices here", "collectives", "bytes", "exchange, ms", "meta-step, ms", "as simulated"]]

@@ -43,9 +43,7 @@ def begin(config: Config, run_dir: Path | None, devices: int | None, argv: list[
     first: dict[str, Any] = {"argv": argv, "devices_used": devices} | ({"imports": about} if about else {})
     beside = {"env.json": strict_json(first), **copies}
     if config.train.init_from is not None:
-        source = trained.read(config.train.init_from).artefact
-        with faults(source):
-            beside[trained.START] = source.read_bytes()
+        beside[trained.START] = trained.read(config.train.init_from).npz()
     return Begun(rundir.create(trained.ROOT, config.name, configs.dump(config), path=run_dir, beside=beside), config, devices)
 
 

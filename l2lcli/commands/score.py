@@ -43,11 +43,11 @@ def score(
         take_imports(imports)
         problems = scores.suite(suite)
         found = None if baselines else trained.read(name)
-        label = "" if found is None else _label(name, found)
+        called = "" if found is None else label(name, found)
         from l2lcli.commands import scoring
 
         say = print if processes.first() and not as_json else lambda line: None
-        folder = scoring.score(found, label, problems, say, flag, equal_time)
+        folder = scoring.score(found, called, problems, say, flag, equal_time)
     if folder is None or not processes.first():
         return
     if as_json:
@@ -58,10 +58,10 @@ def score(
     print(f"\n{reports.verdict(read_json(folder / 'score.json') or {})}\n\nreport: {folder / 'report.html'}")
 
 
-def _label(name: str | None, found: Trained) -> str:
-    """What a score is called: a shipped optimizer's name, or the experiment's and the run's."""
+def label(name: str | None, found: Trained) -> str:
+    """What it is called: a shipped optimizer's name, the experiment's and the run's, a file's without its ending."""
     if found.run is not None:
         return "-".join(found.run.path.absolute().parts[-2:])
-    return (
-        Path(name or "optimizer").stem if name and name.endswith(".npz") else (name or "optimizer").strip("/").replace("/", "-")
-    )
+    if found.artefact == Path(name or ""):
+        return found.artefact.stem
+    return (name or "optimizer").strip("/").replace("/", "-")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +45,7 @@ def score(
     Raises RunError, ConfigError, Stopped. A score that was stopped is gone on with by the same command.
     """
     folder = SCORES / f"{label}-{suite.mark}"
-    mark = "" if found is None else hashlib.sha256(found.artefact.read_bytes()).hexdigest()
+    mark = "" if found is None else found.mark
     tasks: dict[str, dict[str, Any]] = {}
     with Display(0, signals) as display:
         backend.start(warn=display.warn)

@@ -25,18 +25,35 @@ def write_artefact(path: Path, phi: Mapping[str, np.ndarray], meta: Mapping[str,
       ValueError: a dtype that is not bool or a number, a key `__meta__`, or a meta key `format`.
       RunError: it could not be written.
     """
-    if "__meta__" in phi or "format" in meta:
-        raise ValueError("phi's key '__meta__' and meta's key 'format' are the file's own")
-    # Sorted at the top alone: the order in which a config has its groups says which one comes first.
-    text = json.dumps(as_json({"format": FORMAT, **dict(sorted(meta.items()))}), allow_nan=False)
-    arrays = {key: np.asarray(leaf, order="C") for key, leaf in phi.items()}
-    for key, leaf in arrays.items():
-        check_dtype(key, leaf)
-    with replacing(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
-        for key, leaf in [*sorted(arrays.items()), ("__meta__", np.array(text))]:
+    content = packed(phi, meta)
+    with replacing(Path(path)) as file:
+        file.write(content)
+
+
+def packed(phi: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
+    """The bytes of an artefact. Raises ValueError as `write_artefact`."""
+    arrays, about = content(phi, meta)
+    text, whole = json.dumps(about, allow_nan=False), io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        for key, leaf in [*arrays.items(), ("__meta__", np.array(text))]:
             # ZipInfo's own date is 1980: no clock in the bytes
             with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, leaf, allow_pickle=False)
+    return whole.getvalue()
+
+
+def content(phi: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What a file of either kind holds: the leaves, contiguous and sorted, and meta with the format number, fit for JSON.
+
+    Raises ValueError as `write_artefact`.
+    """
+    if "__meta__" in phi or "format" in meta:
+        raise ValueError("phi's key '__meta__' and meta's key 'format' are the file's own")
+    arrays = {key: np.asarray(phi[key], order="C") for key in sorted(phi)}
+    for key, leaf in arrays.items():
+        check_dtype(key, leaf)
+    # Sorted at the top alone: the order in which a config has its groups says which one comes first.
+    return arrays, as_json({"format": FORMAT, **dict(sorted(meta.items()))})
 
 
 def read_artefact(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -57,12 +74,16 @@ def read_artefact(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         meta = json.loads(str(arrays.pop("__meta__"))) if "__meta__" in arrays else None
     except Exception as error:  # a flipped byte surfaces as nearly any exception of zipfile, zlib, struct or NumPy
         raise RunError(f"{path}: damaged, or not an .npz file: {one_line(error)}") from None
+    return arrays, known(path, meta)
+
+
+def known(path: Path, meta: Any) -> dict[str, Any]:
+    """What a file says of itself, without the format number. Raises RunError if it has none, or a newer one."""
     if not isinstance(meta, dict) or not isinstance(meta.get("format"), int):
         raise RunError(f"{path}: not a file of l2l: it has no __meta__ with a format number")
     if meta["format"] > FORMAT:
         raise RunError(f"{path}: format {meta['format']} is newer than this l2l knows ({FORMAT}); update l2l")
-    del meta["format"]
-    return arrays, meta
+    return {key: value for key, value in meta.items() if key != "format"}
 
 
 def check_dtype(key: str, leaf: np.ndarray) -> None:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,6 +59,25 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 temporary.unlink()
             if isinstance(error, OSError) and error.filename == str(temporary):
                 error.filename = str(path)  # the name that means something to the user
+            raise
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill that takes `folder`'s name at the end, or vanishes where the filling fails.
+
+    Its parent must exist. Raises RunError where there is a file or a folder of that name.
+    """
+    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    with faults(folder):
+        try:
+            temporary.mkdir()
+            yield temporary
+            temporary.rename(folder)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError) and error.filename == str(temporary):
+                error.filename = str(folder)
             raise
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from l2lcli.runs.artefact import read_artefact, write_artefact
 from l2lcli.runs.files import RunError, faults, read_json, replacing, strict_json
-from l2lcli.runs.trained import ROOT, SOURCES
+from l2lcli.runs.trained import NAME, ROOT, SHIPPED, SOURCES, Trained
 
 SCORES = ROOT / "scores"
 
@@ -120,6 +120,32 @@ def write_score(folder: Path, score: dict[str, Any]) -> None:
     """Write score.json. Raises RunError."""
     with replacing(folder / "score.json") as file:
         file.write(strict_json(score))
+
+
+def of(found: Trained) -> list[dict[str, Any]]:
+    """The scores of this very optimizer, one for each suite: those committed with the project, then those made here.
+
+    Of a committed one the name says which optimizer it is of, of the others the digest that their tasks were kept with.
+    """
+    there: dict[str, dict[str, Any]] = {}
+    for root in (ROOT, SOURCES):
+        for path in sorted(root.glob("reference/suite-*/scores/*/score.json")):
+            name = path.parent.name
+            files = root / "reference" / name.replace("-seed-", "/seed-") / NAME, SHIPPED / f"{name}.npz"
+            if any(_same(file, found) for file in files if file.is_file()):
+                there.setdefault(path.parent.parent.parent.name, read_json(path) or {})
+    for path in sorted(SCORES.glob("*/score.json")):
+        tasks = sorted((path.parent / "tasks").glob("*.json"))
+        if tasks and all((read_json(task) or {}).get("optimizer") == found.mark for task in tasks):
+            score = read_json(path) or {}
+            there.setdefault(f"suite-{score['suite'][:8]}", score)
+    return list(there.values())
+
+
+def _same(file: Path, found: Trained) -> bool:
+    phi, meta = read_artefact(file)
+    alike = phi.keys() == found.phi.keys() and all(np.array_equal(phi[key], leaf) for key, leaf in found.phi.items())
+    return alike and meta["config"]["optimizer"] == found.record["optimizer"]
 
 
 def kept(name: str) -> list[Path]:

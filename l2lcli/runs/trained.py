@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,14 @@ from l2lcli.base import KindSpec
 from l2lcli.config import Config, ConfigError, from_record
 from l2lcli.config.faults import suggest
 from l2lcli.runs import rundir
-from l2lcli.runs.artefact import read_artefact
-from l2lcli.runs.files import RunError
+from l2lcli.runs.artefact import packed, read_artefact
+from l2lcli.runs.files import RunError, faults
 from l2lcli.runs.rundir import Run
+from l2lcli.runs.safetensors import SUFFIX, read_safetensors
 
 ROOT = Path("runs")
 NAME = "optimizer.npz"
+MODEL = f"model{SUFFIX}"  # of a folder as the Hugging Face Hub has them
 START = "start.npz"  # beside it: what --init-from named
 EVALUATIONS = ROOT / "evaluations"  # of what belongs to no run
 SHIPPED = Path(__file__).parent.parent / "shipped"  # in the package: <name>.npz
@@ -37,6 +40,7 @@ class Trained(NamedTuple):
       phi: its leaves under '/'-joined keys.
       optimizer: the spec of its family, which is all that applying it needs.
       record: the whole config that it was trained under, as the version of l2l that trained it wrote it down.
+      about: what else the file says: `step`, meta-steps, and `validation_loss`.
     """
 
     artefact: Path
@@ -44,6 +48,24 @@ class Trained(NamedTuple):
     phi: dict[str, np.ndarray]
     optimizer: KindSpec
     record: dict[str, Any]
+    about: dict[str, Any]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """All that its file says, as `artefact.write_artefact` takes it."""
+        return {"config": self.record, **self.about}
+
+    def npz(self) -> bytes:
+        """It as an artefact's bytes: those of its own file, if that is one. Raises RunError."""
+        if self.artefact.suffix == SUFFIX:
+            return packed(self.phi, self.meta)
+        with faults(self.artefact):
+            return self.artefact.read_bytes()
+
+    @property
+    def mark(self) -> str:
+        """SHA-256 of `npz`, which is the same whatever kind of file it lies in."""
+        return hashlib.sha256(self.npz()).hexdigest()
 
     def config(self, warn: Callable[[str], None]) -> Config:
         """The whole config that it was trained under, to evaluate it on its own problem.
@@ -69,13 +91,14 @@ def read(name: str | Path | None = None) -> Trained:
     """Read a trained optimizer. No code that it names is imported.
 
     Args:
-      name: a run directory, an artefact file, or the name of a shipped optimizer ("digits"); in a checkout of the repository
-        of any in runs/reference/ ("digits/seed-1"); None is the newest finished run below runs/.
+      name: a run directory, an artefact file, what `l2l export` made of one (a .safetensors file, a folder), or the name of a
+        shipped optimizer ("digits"); in a checkout of the repository of any in runs/reference/ ("digits/seed-1"); None is the
+        newest finished run below runs/.
 
     Raises RunError if there is none, if it is damaged, or if nothing of its kind is registered.
     """
     artefact, run = _find(name)
-    phi, meta = read_artefact(artefact)
+    phi, meta = read_safetensors(artefact) if artefact.suffix == SUFFIX else read_artefact(artefact)
     record = meta.get("config")
     if not isinstance(record, dict) or not isinstance(section := record.get("optimizer"), dict):
         raise RunError(f"{artefact}: does not say what optimizer it is of (no config.optimizer)")
@@ -89,7 +112,8 @@ def read(name: str | Path | None = None) -> Trained:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise RunError(f"{artefact}: its optimizer is not one that this l2l knows: {where}: {first['msg']}") from None
-    return Trained(artefact, run, phi, spec, record)
+    about = {key: value for key, value in meta.items() if key != "config"}
+    return Trained(artefact, run, phi, spec, record, about)
 
 
 def _kinds(section: dict[str, Any]) -> list[Any]:
@@ -127,8 +151,9 @@ def _find(name: str | Path | None) -> tuple[Path, Run | None]:
     if not path.exists() and len(path.parts) == 1:
         there = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.npz")))
         raise RunError(f"{name}: no run directory, no optimizer file, and none of that name is shipped ({there})")
-    if (path / NAME).is_file() and not _is_run(path):  # a reference result, as tab completion names it
-        return path / NAME, None
+    for file in (path / NAME, path / MODEL):  # a reference result, as tab completion names it; an exported folder
+        if file.is_file() and not _is_run(path):
+            return file, None
     run = rundir.open_run(path)
     if not (run.path / NAME).is_file():
         raise RunError(f"{run.path}: no trained optimizer in it ({NAME} is missing)")
