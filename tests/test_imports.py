@@ -15,6 +15,7 @@ ORDER = [
     "bench",
     "experiment",
     "reports",
+    "torch",
     "runs",
     "evaluation",
     "meta",
