@@ -41,17 +41,13 @@ class Bucket(NamedTuple):
         """As `l2lcli.optimizers._tensors.role`: 0 of a matrix, 1 of a vector, 2 of a single number."""
         return 2 if math.prod(self.shape) == 1 else 1 if len(self.shape) < 2 else 0
 
-    def rows(self, flat: torch.Tensor) -> torch.Tensor:
-        """The vector [N] as this bucket's tensors [K, n], a view."""
-        return flat[self.at].view(self.count, -1)
-
-    def tensorwise(self, flat: torch.Tensor) -> torch.Tensor:
+    def whole(self, flat: torch.Tensor) -> torch.Tensor:
         """The vector [N] as this bucket's tensors [K, outputs, inputs, …], a view."""
         return flat[self.at].view(self.count, *self.shape).movedim(1 + self.outputs, 1)
 
     def matrices(self, flat: torch.Tensor) -> torch.Tensor:
         """The vector [N] as matrices [K, outputs, inputs times kernel], a view where strides allow one."""
-        return self.tensorwise(flat).flatten(2)
+        return self.whole(flat).flatten(2)
 
 
 class Fixed(NamedTuple):
@@ -92,6 +88,15 @@ class Bundle(NamedTuple):
     def gradient(self) -> torch.Tensor:
         """The gradients as one vector [N]."""
         return torch.cat([parameter.grad.reshape(-1) for parameter in self.parameters]).to(self.dtype)
+
+    def rows(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """The vector [N], or several [R, N], as views: of each bucket its tensors [K, n], or [R, K, n]."""
+        parts = flat.split([bucket.at.stop - bucket.at.start for bucket in self.buckets], -1)
+        return [part.unflatten(-1, (bucket.count, -1)) for part, bucket in zip(parts, self.buckets, strict=True)]
+
+    def tensorwise(self, numbers: torch.Tensor) -> list[torch.Tensor]:
+        """Numbers [K] of all tensors: of each bucket its own, [K, 1]."""
+        return list(numbers[:, None].split([bucket.count for bucket in self.buckets]))
 
     def apart(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """The vector [N] as views like the parameters."""

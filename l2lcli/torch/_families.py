@@ -118,10 +118,9 @@ def scaled(spec: ScaledSpec, phi: Phi) -> Family:
             if spec.anneal:
                 steps *= 1 - min(run["steps"] / (bundle.group["horizon"] or 2 * (run["steps"] + 1)), 1)
             directions = torch.zeros_like(of.x) if inner is None else inner.say(bundle.state, of.x, bundle.group["horizon"] or 0)
-            share = w.share[roles]
-            for bucket in bundle.buckets:
-                nominal = bucket.rows(of.nominal)
-                bucket.rows(directions).addcmul_(share[bucket.tensors, None].to(nominal.dtype), nominal, value=-1)
+            shares = bundle.tensorwise(w.share[roles].to(directions.dtype))
+            for rows, share, nominal in zip(bundle.rows(directions), shares, bundle.rows(of.nominal), strict=True):
+                rows.addcmul_(share, nominal, value=-1)
             _tensors.size(spec.normalise, bundle, of, directions, steps.to(of.x.dtype))
             found.append(directions)
             start = stop

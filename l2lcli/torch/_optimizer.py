@@ -181,22 +181,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
     """Products in full precision, whatever the program allows its network: orthogonalising makes their errors larger."""
-    backends = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-    named = [each for each in backends if hasattr(each, "fp32_precision")]
-    before = [each.fp32_precision for each in named]
-    tf32 = None if named else torch.backends.cuda.matmul.allow_tf32  # before PyTorch 2.9
     with contextlib.ExitStack() as stack:
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        try:
-            for each in named:
-                each.fp32_precision = "ieee"
-            if tf32:
-                torch.backends.cuda.matmul.allow_tf32 = False
-            yield
-        finally:
-            for each, precision in zip(named, before, strict=True):
-                each.fp32_precision = precision
-            if tf32:
-                torch.backends.cuda.matmul.allow_tf32 = True
+        for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
+            key, full = ("fp32_precision", "ieee") if hasattr(backend, "fp32_precision") else ("allow_tf32", False)  # from 2.9 on
+            if (before := getattr(backend, key, full)) not in (full, "none"):
+                stack.callback(setattr, backend, key, before)
+                setattr(backend, key, full)
+        yield

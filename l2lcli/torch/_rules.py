@@ -17,7 +17,7 @@ from l2lcli.optimizers.mlp import MlpSpec
 from l2lcli.torch._bundles import Bundle
 
 # Coordinates at a time: on a CPU what a step computes stays in a core's cache, elsewhere it is bounded.
-BLOCK = {"cpu": 8192}
+BLOCK = {"cpu": 4096}
 WIDE = 1 << 20
 
 State = dict[str, Any]  # `Bundle.state`

@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch  # pyright: ignore[reportMissingImports]
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from l2lcli.optimizers._tensors import CONTROL, FADING, NEWTON_SCHULZ, PERIOD, SIZE, SLOW, TINY
 from l2lcli.torch._bundles import Bucket, Bundle
@@ -43,7 +44,7 @@ def see(memory: tuple[float, float], bundle: Bundle, g: torch.Tensor) -> Known:
     """Take a bundle's gradients [N] in: the first half of `l2lcli.optimizers._tensors.see`. The state changes in place."""
     state, tensors, shared = bundle.state, bundle.state["tensors"], bundle.state["shared"]
     mean, t = state["coordinates"]["mean"], state["seen"]
-    gg, counted, mm, gm = sums(bundle, [g * g, nonzero(g), mean * mean, g * mean])
+    gg, counted, mm, gm = sums(bundle, [g * g, nonzero(g), mean * mean, g * mean]).unbind()
     squares = gg / counted.clamp_min_(1)
     tensors["squares"].mul_(SIZE).add_(squares, alpha=1 - SIZE)
     root = (tensors["squares"] / (1 - SIZE ** (t + 1))).sqrt_().add_(TINY)
@@ -53,21 +54,21 @@ def see(memory: tuple[float, float], bundle: Bundle, g: torch.Tensor) -> Known:
         tensors["first"].copy_(root).log_()
 
     x = torch.empty_like(g)
-    for bucket in bundle.buckets:
-        torch.div(bucket.rows(g), root[bucket.tensors, None], out=bucket.rows(x))
+    for of_g, of_x, own in zip(bundle.rows(g), bundle.rows(x), bundle.tensorwise(root), strict=True):
+        torch.div(of_g, own, out=of_x)
     decay = 1 - 1 / (memory[0] + memory[1] * t)
     rest = shared["mean_rest"].mul_(decay)
     mean.mul_(decay).add_(x, alpha=1 - decay)
     nominal = (decay * mean).add_(x, alpha=1 - decay).div_(1 - decay * rest)
     live = nonzero(mean)
-    of_nominal, counts = sums(bundle, [nominal * nominal, live])
+    of_nominal, counts = sums(bundle, [nominal * nominal, live]).unbind()
     counts.clamp_min_(1)
     fans = g.new_ones(2, len(bundle.sizes))
     for bucket in bundle.buckets:
         if bucket.role == 0:
             matrices = bucket.matrices(live)
-            fans[0, bucket.tensors] = (matrices.sum(1) > 0).sum(1)
-            fans[1, bucket.tensors] = (matrices.sum(2) > 0).sum(1)
+            for fan, axis in ((fans[0], 1), (fans[1], 2)):
+                torch.sum(matrices.amax(axis), 1, out=fan[bucket.tensors])
     fans.clamp_min_(1)
     norms = torch.stack(torch._foreach_norm(bundle.parameters, 2, g.dtype))
     spread = norms * (fans[0] / bundle.fixed.sizes).sqrt()
@@ -83,9 +84,7 @@ def nonzero(x: torch.Tensor) -> torch.Tensor:
 
 def sums(bundle: Bundle, vectors: list[torch.Tensor]) -> torch.Tensor:
     """Vectors [N], R of them, summed over each tensor: [R, K]."""
-    stacked = torch.stack(vectors)
-    parts = [stacked[:, bucket.at].view(len(vectors), bucket.count, -1).sum(-1) for bucket in bundle.buckets]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    return torch.cat([rows.sum(-1) for rows in bundle.rows(torch.stack(vectors))], 1)
 
 
 def features(bundles: list[Bundle], known: list[Known], run: dict[str, Any], value: torch.Tensor) -> torch.Tensor:
@@ -154,53 +153,48 @@ def features(bundles: list[Bundle], known: list[Known], run: dict[str, Any], val
 def size(normalise: str, bundle: Bundle, known: Known, directions: torch.Tensor, steps: torch.Tensor) -> None:
     """Bring directions [N] to a size of their own and multiply them by the steps [K]: `_tensors.sized`. In place."""
     directions *= known.live
-    inputs, outputs = known.fans
-    factors = steps.clone()
-    spans = (outputs / inputs / torch.maximum(inputs, outputs)).sqrt_()  # what a matrix is multiplied by but for orthogonal
+    inputs, outputs = known.fans.unbind()
+    (squares,) = sums(bundle, [directions * directions])
+    roots = (squares / known.counts + TINY).rsqrt_()
+    if normalise == "orthogonal":
+        factors = torch.where(bundle.fixed.roles == 1, roots, (outputs / inputs).sqrt_())
+    else:
+        factors = (outputs / inputs / torch.maximum(inputs, outputs)).sqrt_()
+        factors *= torch.where(bundle.fixed.roles == 2, 1, roots) if normalise == "rms" else 1
+    factors *= steps
     orthogonal = [bucket for bucket in bundle.buckets if bucket.role == 0 and normalise == "orthogonal"]
-    for bucket in bundle.buckets:
-        if bucket in orthogonal or bucket.role == 2 or (bucket.role == 1 and normalise == "none"):
-            continue
-        if bucket.role == 0:
-            factors[bucket.tensors] *= spans[bucket.tensors]
-        if normalise != "none":
-            rows = bucket.rows(directions)
-            factors[bucket.tensors] *= ((rows * rows).sum(1) / known.counts[bucket.tensors] + TINY).rsqrt_()
-    for bucket in bundle.buckets:
+    for bucket, rows, factor in zip(bundle.buckets, bundle.rows(directions), bundle.tensorwise(factors), strict=True):
         if bucket not in orthogonal:
-            bucket.rows(directions).mul_(factors[bucket.tensors, None])
+            rows *= factor
     if orthogonal:
-        orthogonalise(orthogonal, directions, steps * (outputs / inputs).sqrt_())
+        orthogonalise(orthogonal, directions, squares, factors)
 
 
-def orthogonalise(buckets: list[Bucket], directions: torch.Tensor, factors: torch.Tensor) -> None:
+def orthogonalise(buckets: list[Bucket], directions: torch.Tensor, squares: torch.Tensor, factors: torch.Tensor) -> None:
     """Matrices of directions [N], with singular values near 1, times factors [K]: `_tensors.orthogonalised`. In place.
 
-    The Gram matrices of all buckets are stacked by size, so that one batch of products serves them; the small ones with zeros
-    around them, which the iteration leaves where they are.
+    `squares` [K] are their sums of squares. The Gram matrices of all buckets are stacked by size, so that one batch of products
+    serves them; small ones with zeros around them, which the iteration leaves where they are.
     """
-    found = [bucket.matrices(directions) for bucket in buckets]
-    short = [min(matrices.shape[1:]) for matrices in found]
+    matrices = [bucket.matrices(directions) for bucket in buckets]
+    short = [min(found.shape[1:]) for found in matrices]
     largest = max((n for n in short if n <= SMALL), default=0)
     stacks: dict[int, list[int]] = {}
     for i, n in enumerate(short):
         stacks.setdefault(largest if n <= SMALL else n, []).append(i)
     for n, members in stacks.items():
-        grams = directions.new_zeros(sum(buckets[i].count for i in members), n, n)
-        of = grams.split([buckets[i].count for i in members])
-        for i, gram in zip(members, of, strict=True):
-            x = found[i] if found[i].shape[1] <= found[i].shape[2] else found[i].mT
-            torch.bmm(x, x.mT, out=gram[:, : short[i], : short[i]]) if n == short[i] else gram[:, : short[i], : short[i]].copy_(
-                torch.bmm(x, x.mT)
-            )
-        squared = grams.diagonal(dim1=1, dim2=2).sum(1) + TINY
-        grams /= squared[:, None, None]
-        whole = iterated(grams) * squared.rsqrt_()[:, None, None]
+        grams, norms = [], []
+        for i in members:
+            x = matrices[i] if matrices[i].shape[1] == short[i] else matrices[i].mT
+            grams.append(functional.pad(torch.bmm(x, x.mT), (0, n - short[i]) * 2) if n > short[i] else torch.bmm(x, x.mT))
+            norms.append(buckets[i].tensors)
+        norm = torch.cat([squares[at] for at in norms])[:, None, None] + TINY
+        factor = torch.cat([factors[at] for at in norms])[:, None, None]
+        whole = iterated(torch.cat(grams) / norm) * (norm.rsqrt_() * factor)
         for i, product in zip(members, whole.split([buckets[i].count for i in members]), strict=True):
-            product, matrices = product[:, : short[i], : short[i]] * factors[buckets[i].tensors, None, None], found[i]
-            wide = matrices.shape[1] <= matrices.shape[2]
-            done = torch.bmm(product, matrices) if wide else torch.bmm(matrices, product)
-            target = buckets[i].tensorwise(directions)
+            product, x = product[:, : short[i], : short[i]], matrices[i]
+            done = torch.bmm(product, x) if x.shape[1] == short[i] else torch.bmm(x, product)
+            target = buckets[i].whole(directions)
             target.copy_(done.view(target.shape))
 
 
