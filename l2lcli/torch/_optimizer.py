@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
+from pydantic import TypeAdapter
 
+from l2lcli import registry
 from l2lcli.runs import trained
 from l2lcli.torch._bundles import Bundle, bundle, computed_in, divided, joined
 from l2lcli.torch._families import family
@@ -56,15 +59,16 @@ class LearnedOptimizer(torch.optim.Optimizer):
     ) -> None:
         """Nothing is allocated before the first step."""
         found = trained.read(optimizer)
-        self._built_from(found.optimizer, found.phi)
+        self._build(found.optimizer.model_dump_json(), found.phi)
         super().__init__(params, {"horizon": horizon, "weight_decay": weight_decay, "scale": scale, "outputs": outputs})
         self.state[OWN] = {"optimizer": self._mark, "steps": 0, "bundles": []}
 
-    def _built_from(self, spec: Any, phi: Any) -> None:
-        self._spec, self._phi = spec, phi
-        self._family = family(spec, phi)
-        said = [spec.model_dump_json(), *(f"{key} {leaf.tobytes().hex()}" for key, leaf in sorted(phi.items()))]
-        self._mark = f"{spec.kind} {hashlib.sha256(repr(said).encode()).hexdigest()[:16]}"
+    def _build(self, spec: str, phi: dict[str, np.ndarray]) -> None:
+        """From the family's spec, as JSON, and phi: what copies and pickles are made from again."""
+        self._built_from = spec, phi
+        self._family = family(TypeAdapter(registry.union(registry.optimizer.specs().values())).validate_json(spec), phi)
+        said = [spec, *(f"{key} {leaf.tobytes().hex()}" for key, leaf in sorted(phi.items()))]
+        self._mark = hashlib.sha256(repr(said).encode()).hexdigest()[:16]
         self._plan: tuple[list[int], list[Bundle]] | None = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -168,13 +172,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: also which optimizer it is."""
-        return {**super().__getstate__(), "built_from": (self._spec, self._phi)}
+        return {**super().__getstate__(), "built_from": self._built_from}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As `__getstate__` left it."""
         state = dict(state)
         if (built := state.pop("built_from", None)) is not None:
-            self._built_from(*built)
+            self._build(*built)
         super().__setstate__(state)
 
 

@@ -16,9 +16,8 @@ from l2lcli.optimizers.lstm import LstmSpec
 from l2lcli.optimizers.mlp import MlpSpec
 from l2lcli.torch._bundles import Bundle
 
-# Coordinates at a time: on a CPU what a step computes stays in a core's cache, elsewhere it is bounded.
-BLOCK = {"cpu": 4096}
-WIDE = 1 << 20
+WORK = {"cpu": 1 << 18}  # numbers of the widest array of a block of coordinates: on a CPU it stays in a core's cache
+BOUND = 1 << 26  # elsewhere, where only memory bounds it
 
 State = dict[str, Any]  # `Bundle.state`
 
@@ -69,9 +68,9 @@ def moved(weights: Any) -> Callable[[torch.Tensor], Any]:
     return lambda like: to(like.device, like.dtype)
 
 
-def blocks(g: torch.Tensor) -> list[slice]:
-    """The coordinates [N], a block at a time."""
-    size = BLOCK.get(g.device.type, WIDE)
+def blocks(g: torch.Tensor, rows: int) -> list[slice]:
+    """The coordinates [N], a block at a time; of each `rows` numbers are at work."""
+    size = max(1, WORK.get(g.device.type, BOUND) // rows)
     return [slice(start, min(start + size, len(g))) for start in range(0, len(g), size)]
 
 
@@ -158,7 +157,7 @@ def lstm(spec: LstmSpec, phi: Phi) -> Rule:
         of, updates = weights(g), torch.empty_like(g)
         if spec.averages:
             state["shared"]["rest"] *= averaging(g).decays
-        for at in blocks(g):
+        for at in blocks(g, max(4 * hidden, shown)):
             part = g[at]
             x = g.new_empty(shown, len(part))
             show(spec.preprocess, part, x)
@@ -208,7 +207,7 @@ class MlpWeights(NamedTuple):
     odd: torch.Tensor  # [H, K + 1] of ratios, doubled: tanh is a sigmoid, as in `lstm`
     odd_sized: torch.Tensor  # [H, K + 1] of ratios times the root, doubled
     one: torch.Tensor  # [H, 1] 1 and the even part's constant
-    even: torch.Tensor  # [H, K + 1] of the root's logarithm, and of the sizes of the averages
+    even: torch.Tensor  # [H, K + 1] of the sizes of the averages, and of the root's logarithm
     clock: torch.Tensor  # [H, 2] of the functions of time
     readout: torch.Tensor  # [1, H], doubled
 
@@ -221,7 +220,7 @@ def mlp(spec: MlpSpec, phi: Phi) -> Rule:
     if hidden:
         of = phi.below("hidden")
         odd, even = of.take("odd", hidden, 2 * rows), of.take("even", hidden, rows + 1 + 2 * spec.clock)
-        parts += [2 * odd[:, :rows], 2 * odd[:, rows:], 1 + even[:, :1], even[:, 1 : rows + 1], even[:, rows + 1 :]]
+        parts += [2 * odd[:, :rows], 2 * odd[:, rows:], 1 + even[:, :1], even[:, 1 : rows + 1].roll(-1, 1), even[:, rows + 1 :]]
         parts += [2 * spec.output_scale * of.take("readout", hidden)[None]]
     else:
         parts += [torch.empty(0)] * 6
@@ -238,16 +237,15 @@ def mlp(spec: MlpSpec, phi: Phi) -> Rule:
             seen = state["seen"] + 1
             whole = horizon or 2 * seen
             one = one + min(seen / whole, 1) * of.clock[:, :1] + math.log(whole / 100) * of.clock[:, 1:]
-        for at in blocks(g):
+        for at in blocks(g, max(hidden, rows)):
             ratios, root = see(spec.averages, averaging(g), state, g[at], at)
             size = root.clamp_min_(math.exp(-P))
             plain, sized = of.skip @ ratios
             said = torch.addcmul(plain, sized, size, out=updates[at])
             if hidden:
                 x = torch.addmm(of.odd_sized @ (ratios * size), of.odd, ratios).sigmoid_().sub_(0.5)
-                y = ratios.abs_().roll(1, 0)  # the gradient's own row goes first, and its place is the logarithm's
-                torch.log(size, out=y[0]).div_(P)
-                said += (of.readout @ x.mul_(torch.addmm(one, of.even, y)))[0]
+                torch.log(size, out=ratios.abs_()[-1]).div_(P)  # in the place of the gradient's own, which has no part in it
+                said += (of.readout @ x.mul_(torch.addmm(one, of.even, ratios)))[0]
         return updates
 
     return Rule(unseen, say)
