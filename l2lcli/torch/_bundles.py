@@ -7,13 +7,16 @@ then goes on as if it had been alone from the start. In a bundle, tensors of one
 tensors are dealt with together where the vector is not enough.
 """
 
+# Where PyTorch is not installed, pyright takes this very folder for it.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import torch  # pyright: ignore[reportMissingImports]
+import torch
 
 
 class Bucket(NamedTuple):
@@ -32,7 +35,7 @@ class Bucket(NamedTuple):
     tensors: slice
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """K."""
         return self.tensors.stop - self.tensors.start
 
@@ -43,7 +46,7 @@ class Bucket(NamedTuple):
 
     def whole(self, flat: torch.Tensor) -> torch.Tensor:
         """The vector [N] as this bucket's tensors [K, outputs, inputs, …], a view."""
-        return flat[self.at].view(self.count, *self.shape).movedim(1 + self.outputs, 1)
+        return flat[self.at].view(self.number, *self.shape).movedim(1 + self.outputs, 1)
 
     def matrices(self, flat: torch.Tensor) -> torch.Tensor:
         """The vector [N] as matrices [K, outputs, inputs times kernel], a view where strides allow one."""
@@ -92,11 +95,11 @@ class Bundle(NamedTuple):
     def rows(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """The vector [N], or several [R, N], as views: of each bucket its tensors [K, n], or [R, K, n]."""
         parts = flat.split([bucket.at.stop - bucket.at.start for bucket in self.buckets], -1)
-        return [part.unflatten(-1, (bucket.count, -1)) for part, bucket in zip(parts, self.buckets, strict=True)]
+        return [part.unflatten(-1, (bucket.number, -1)) for part, bucket in zip(parts, self.buckets, strict=True)]
 
     def tensorwise(self, numbers: torch.Tensor) -> list[torch.Tensor]:
         """Numbers [K] of all tensors: of each bucket its own, [K, 1]."""
-        return list(numbers[:, None].split([bucket.count for bucket in self.buckets]))
+        return list(numbers[:, None].split([bucket.number for bucket in self.buckets]))
 
     def apart(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """The vector [N] as views like the parameters."""
@@ -124,7 +127,7 @@ def bundle(groups: Sequence[dict[str, Any]], state: dict[str, Any]) -> Bundle:
             buckets.append(Bucket(shape, outputs % max(len(shape), 1), slice(start, stop), slice(first, last)))
             start, first = stop, last
     like = torch.empty(0, device=parameters[0].device, dtype=computed_in(parameters[0]))
-    roles = torch.tensor([bucket.role for bucket in buckets for _ in range(bucket.count)], device=like.device)
+    roles = torch.tensor([bucket.role for bucket in buckets for _ in range(bucket.number)], device=like.device)
     fixed = Fixed(like.new_tensor(sizes), (roles == 0).to(like.dtype), (roles == 1).to(like.dtype), roles)
     return Bundle(group, parameters, sizes, buckets, fixed, state)
 

@@ -1,12 +1,15 @@
 """From the spec and phi of a trained optimizer to what steps bundles of PyTorch parameters."""
 
+# Where PyTorch is not installed, pyright takes this very folder for it.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]
+import torch
 
 from l2lcli.base import KindSpec
 from l2lcli.optimizers._tensors import CLOCK, CONTROLS, FEATURES, ROLES
@@ -25,8 +28,8 @@ class Family(NamedTuple):
 
     Attributes:
       begin: of a bundle without state, fills in `coordinates`, `tensors` and `shared`.
-      updates: (bundles that have gradients, the run, the loss or None) -> updates [N] of each, to be added. The states change in
-        place. The run is `steps`, how many were taken, and `losses`, of the whole optimizer.
+      updates: (bundles that have gradients, the run, the loss or None) -> updates [N] of each, to be added. The states change
+        in place. The run is `steps`, how many were taken, and `losses`, of the whole optimizer.
       reads_loss: whether it needs the loss.
     """
 
@@ -80,7 +83,7 @@ class OutputWeights(NamedTuple):
 
 
 def scaled(spec: ScaledSpec, phi: Phi) -> Family:
-    """`l2lcli.optimizers.scaled`. The network whose tensors it knows is all parameters of the optimizer, whatever their group."""
+    """`l2lcli.optimizers.scaled`. The network that it looks at is all parameters of the optimizer, whatever their group."""
     inner = None if spec.rule is None else rule(spec.rule, phi.below("rule"))
     of, hidden = phi.below("output"), spec.hidden
     unseen = [] if spec.clock else list(CLOCK)
@@ -113,11 +116,11 @@ def scaled(spec: ScaledSpec, phi: Phi) -> Family:
             logs += w.readout @ torch.addmm(w.bias, w.kernel, shown).tanh_()
         found, start = [], 0
         for bundle, of in zip(bundles, known, strict=True):
-            stop, roles = start + len(bundle.sizes), bundle.fixed.roles
+            stop, roles, horizon = start + len(bundle.sizes), bundle.fixed.roles, bundle.group["horizon"] or 0
             steps = (w.step[roles] + LIMIT * (logs[start:stop] / LIMIT).tanh_()).exp_()
             if spec.anneal:
-                steps *= 1 - min(run["steps"] / (bundle.group["horizon"] or 2 * (run["steps"] + 1)), 1)
-            directions = torch.zeros_like(of.x) if inner is None else inner.say(bundle.state, of.x, bundle.group["horizon"] or 0)
+                steps *= 1 - min(run["steps"] / (horizon or 2 * (run["steps"] + 1)), 1)
+            directions = inner.say(bundle.state, of.x, horizon) if inner else torch.zeros_like(of.x)
             shares = bundle.tensorwise(w.share[roles].to(directions.dtype))
             for rows, share, nominal in zip(bundle.rows(directions), shares, bundle.rows(of.nominal), strict=True):
                 rows.addcmul_(share, nominal, value=-1)

@@ -1,5 +1,8 @@
 """`LearnedOptimizer`: a trained optimizer as a `torch.optim.Optimizer`."""
 
+# Where PyTorch is not installed, pyright takes this very folder for it.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import contextlib
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]
+import torch
 from pydantic import TypeAdapter
 
 from l2lcli import registry
@@ -107,7 +110,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             return None
         if loss is None:
             raise ValueError("this optimizer reads the loss: step(loss=loss), or step(closure)")
-        value = torch.as_tensor(loss).detach()
+        value = loss.detach() if isinstance(loss, torch.Tensor) else torch.tensor(loss, dtype=torch.float64)
         if value.numel() != 1:
             raise ValueError(f"the loss must be one number, and has shape {list(value.shape)}")
         return value.reshape(())
@@ -190,7 +193,8 @@ def exact() -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
-            key, full = ("fp32_precision", "ieee") if hasattr(backend, "fp32_precision") else ("allow_tf32", False)  # from 2.9 on
+            newer = hasattr(backend, "fp32_precision")  # from PyTorch 2.9 on
+            key, full = ("fp32_precision", "ieee") if newer else ("allow_tf32", False)
             if (before := getattr(backend, key, full)) not in (full, "none"):
                 stack.callback(setattr, backend, key, before)
                 setattr(backend, key, full)

@@ -1,5 +1,8 @@
 """The coordinatewise families in PyTorch: the LSTM and the perceptron, on a vector of N coordinates."""
 
+# Where PyTorch is not installed, pyright takes this very folder for it.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import functools
@@ -8,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]
+import torch
 
 from l2lcli.optimizers._averages import SMALLEST, AveragesSpec, P, averages_shown
 from l2lcli.optimizers._preprocess import Clamp, DeepmindLogSign, LogSign, Preprocess, features
@@ -122,8 +125,8 @@ class LstmWeights(NamedTuple):
 def lstm(spec: LstmSpec, phi: Phi) -> Rule:
     """`l2lcli.optimizers.lstm`: halves of h and c, [layers H, N].
 
-    Every tanh is a sigmoid, tanh(a) = 2 (sigmoid(2a) - 1/2), six times as fast in PyTorch on a CPU: a step's four gates are then
-    one. The factors of 2 are in the weights, and h and c are kept halved, which is exact.
+    Every tanh is a sigmoid, tanh(a) = 2 (sigmoid(2a) - 1/2), six times as fast in PyTorch on a CPU; so a step's four gates are
+    one operation. The factors of 2 are in the weights, and h and c are kept halved, which is exact.
 
     Raises ValueError for a learned start, or a phi that does not fit.
     """
@@ -145,7 +148,7 @@ def lstm(spec: LstmSpec, phi: Phi) -> Rule:
     scale = spec.output_scale * (2 if layers else 1)
     readout = scale * of.take("kernel", below)[None], spec.output_scale * of.take("bias")
     weights = moved(LstmWeights(inputs, recurrent, bias, *readout))
-    averaging = moved(Averaging.of(spec.averages)) if spec.averages else None
+    averaging = moved(Averaging.of(spec.averages or AveragesSpec()))
 
     def unseen(n, like):
         coordinates, shared = unseen_averages(spec.averages, n, like) if spec.averages else ({}, {})
@@ -195,7 +198,9 @@ def show(spec: Preprocess, g: torch.Tensor, out: torch.Tensor) -> None:
 
 def shrunk(spec: LstmSpec, bundle: Bundle, updates: torch.Tensor) -> None:
     """`LstmSpec.fan_in`: make the updates of matrices with more inputs smaller, in place."""
-    for bucket in bundle.buckets if spec.fan_in is not None else ():
+    if spec.fan_in is None:
+        return
+    for bucket in bundle.buckets:
         if len(bucket.shape) > 1 and (inputs := math.prod(bucket.shape) // bucket.shape[bucket.outputs]) > spec.fan_in:
             updates[bucket.at] *= spec.fan_in / inputs
 

@@ -1,11 +1,14 @@
 """What `scaled` knows of tensors, and how it sizes their updates, in PyTorch: `l2lcli.optimizers._tensors` for bundles."""
 
+# Where PyTorch is not installed, pyright takes this very folder for it.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import math
 from typing import Any, NamedTuple
 
-import torch  # pyright: ignore[reportMissingImports]
+import torch
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from l2lcli.optimizers._tensors import CONTROL, FADING, NEWTON_SCHULZ, PERIOD, SIZE, SLOW, TINY
@@ -191,7 +194,7 @@ def orthogonalise(buckets: list[Bucket], directions: torch.Tensor, squares: torc
         norm = torch.cat([squares[at] for at in norms])[:, None, None] + TINY
         factor = torch.cat([factors[at] for at in norms])[:, None, None]
         whole = iterated(torch.cat(grams) / norm) * (norm.rsqrt_() * factor)
-        for i, product in zip(members, whole.split([buckets[i].count for i in members]), strict=True):
+        for i, product in zip(members, whole.split([buckets[i].number for i in members]), strict=True):
             product, x = product[:, : short[i], : short[i]], matrices[i]
             done = torch.bmm(product, x) if x.shape[1] == short[i] else torch.bmm(x, product)
             target = buckets[i].whole(directions)

@@ -1,4 +1,4 @@
-"""Real gradients: a small convolutional network on digits, trained in JAX by a shipped optimizer, step by step; and in PyTorch."""
+"""Real gradients: a small convolutional network on digits, trained in JAX by a shipped optimizer, recorded for PyTorch."""
 
 import functools
 from typing import NamedTuple

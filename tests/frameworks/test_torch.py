@@ -1,4 +1,5 @@
 """`l2lcli.torch.LearnedOptimizer` against the JAX optimizers on the same gradients, and as a PyTorch optimizer."""
+# ruff: noqa: E402
 
 import copy
 import io
@@ -21,6 +22,7 @@ from l2lcli.runs.artefact import write_artefact
 from l2lcli.torch import LearnedOptimizer
 from l2lcli.tree import to_host
 from tests.frameworks.recorded import errors, parameters, put, record, turned
+
 
 @pytest.mark.parametrize("name", ["digits", "digits-averages", "mnist"])
 def test_every_step_is_that_of_jax_in_single_precision(name):
@@ -123,7 +125,7 @@ def test_a_state_that_was_saved_goes_on_to_the_same_bits(name):
 
 def test_a_state_of_another_optimizer_is_refused():
     params, general = fed("general", 1)
-    with pytest.raises(ValueError, match="the state is of another optimizer: .*, and this one is"):
+    with pytest.raises(ValueError, match=r"the state is of another optimizer: .*, and this one is"):
         fed("digits", 1)[1].load_state_dict(general.state_dict())
     with pytest.raises(ValueError, match="none of l2l"):
         general.load_state_dict(torch.optim.Adam(params).state_dict())
@@ -215,7 +217,6 @@ def test_matrices_whose_outputs_are_another_axis(name):
 
 @pytest.mark.parametrize("name", ["general", "digits"])
 def test_half_precision_is_computed_in_single_and_rounded_once(name):
-    full, _ = fed(name, 1)
     half = parameters(record("digits", jnp.float32)[0].theta)
     half = [torch.nn.Parameter(p.detach().bfloat16()) for p in half]
     optimizer = LearnedOptimizer(half, name, weight_decay=0.0)
@@ -304,7 +305,7 @@ def test_errors_are_one_line(tmp_path):
         LearnedOptimizer([p], scale=-1.0)
     with pytest.raises(ValueError, match=r"must not be negative"):
         general.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "horizon": -1})
-    with pytest.raises(ValueError, match="real numbers, and one is torch.complex64"):
+    with pytest.raises(ValueError, match=r"real numbers, and one is torch\.complex64"):
         LearnedOptimizer([torch.nn.Parameter(torch.ones(1, dtype=torch.complex64))])
     with pytest.raises(ValueError, match=r"outputs 2 is no axis of a parameter of shape \[2, 2\]"):
         LearnedOptimizer([p], outputs=2).step(loss=1.0)
@@ -312,8 +313,8 @@ def test_errors_are_one_line(tmp_path):
     with pytest.raises(ValueError, match="sparse"):
         LearnedOptimizer([p]).step(loss=1.0)
     sgd = registry.optimizer.specs()["sgd"]()
-    for spec, said in ((sgd, "kinds lstm, mlp, scaled, not 'sgd'"), (LstmSpec(learn_start=True), "learns where training starts"),
-                       (MlpSpec(), "skip is missing")):  # fmt: skip
+    started = LstmSpec(learn_start=True)
+    for spec, said in ((sgd, "scaled, not 'sgd'"), (started, "where training starts"), (MlpSpec(), "skip is missing")):
         with pytest.raises(ValueError, match=said) as caught:
             LearnedOptimizer([p], stored(tmp_path / "o.npz", spec, {"x": np.zeros(1)}))
         assert "\n" not in str(caught.value)

@@ -1,9 +1,10 @@
 """Milliseconds of a step of the shipped optimizers in PyTorch, beside `torch.optim.Adam`: what docs/guides/torch.md tells.
 
-    python -m tests.frameworks.time_torch [--threads 2] [--rounds 30] [--device cpu] [--hidden 20 1258] [OPTIMIZER …]
+    python -m tests.frameworks.time_torch [--threads 1] [--rounds 20] [--device cpu] [--hidden 20 1258] [OPTIMIZER …]
 
 A network 784-H-10, its gradients drawn once. In turn, in one process: a round steps each optimizer a few times, and the median
-over the rounds is of the mean of each.
+over the rounds is of the mean of each. With one thread on a CPU it is processor time, which other programs on the machine
+lengthen little; else it is the time that passes.
 """
 
 import argparse
@@ -26,18 +27,19 @@ def network(hidden, device):
     return parameters
 
 
-def timed(run, steps, wait):
-    start = time.perf_counter()
+def timed(run, steps, wait, clock=time.perf_counter):
+    start = clock()
     for _ in range(steps):
         run()
     wait()
-    return (time.perf_counter() - start) / steps
+    return (clock() - start) / steps
 
 
 def measure(names, hidden, rounds, device):
     """(parameters, name -> median seconds of a step)."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     loss, runs = torch.tensor(1.0, device=device), {}
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     size = sum(parameter.numel() for parameter in network(hidden, device))
     adam = torch.optim.Adam(network(hidden, device), foreach=True)
     runs["Adam"] = adam.step
@@ -52,15 +54,15 @@ def measure(names, hidden, rounds, device):
     for _ in range(rounds):
         for name, run in runs.items():
             timed(run, 1, wait)  # what another optimizer left in the caches is not its cost
-            times[name].append(timed(run, steps[name], wait))
+            times[name].append(timed(run, steps[name], wait, clock))
     return size, {name: statistics.median(found) for name, found in times.items()}
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", default=NAMES)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--hidden", type=int, nargs="*", default=[20, 1258])
     given = parser.parse_args()
