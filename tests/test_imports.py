@@ -15,6 +15,7 @@ ORDER = [
     "bench",
     "experiment",
     "reports",
+    "torch",
     "runs",
     "evaluation",
     "meta",
@@ -92,8 +93,15 @@ def test_no_two_modules_of_a_part_need_each_other():
     ["l2lcli", "l2lcli.commands.app", "l2lcli.runs.trained", "l2lcli.registry", "l2lcli.reports.page", "l2lcli.bench.report"],
 )
 def test_importing_loads_no_jax(module):
-    code = f"import sys, {module}\nprint({{'jax', 'optax', 'flax', 'orbax', 'tensorflow', 'matplotlib'}} & set(sys.modules))"
+    heavy = "{'jax', 'optax', 'flax', 'orbax', 'tensorflow', 'torch', 'matplotlib'}"
+    code = f"import sys, {module}\nprint({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_without_pytorch_its_part_says_what_is_missing():
+    code = "import sys; sys.modules['torch'] = None; import l2lcli.torch"
+    error = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+    assert error.splitlines()[-1] == "ImportError: l2lcli.torch needs PyTorch: pip install 'l2lcli[torch]'"
 
 
 def test_nothing_needs_tensorflow():
