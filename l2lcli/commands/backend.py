@@ -16,6 +16,16 @@ from l2lcli.data import cache
 PACKAGES = ("l2lcli", "jax", "jaxlib", "optax", "flax", "numpy", "orbax-checkpoint", "tensorflow-datasets")
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def divided(count: int, tasks: int) -> int:
+    """How many of `count` devices so many tasks are split over: all for one task, whose coordinates can be split."""
+    return count if tasks == 1 else max(each for each in range(1, count + 1) if tasks % each == 0)
+
+
 def start(devices: int | None = 1, tasks: int = 1, warn: Callable[[str], None] = lambda line: None) -> int:
     """Import JAX with `devices` devices and a persistent cache of compiled programs under the user's cache folder.
 
@@ -33,8 +43,7 @@ def start(devices: int | None = 1, tasks: int = 1, warn: Callable[[str], None] =
     """
     import jax
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = devices or (cores if tasks == 1 else max(count for count in range(1, cores + 1) if tasks % count == 0))
+    wanted = devices or divided(cores(), tasks)
     if wanted > 1:
         try:
             jax.config.update("jax_num_cpu_devices", wanted)
