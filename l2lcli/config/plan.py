@@ -144,9 +144,11 @@ def _listed(path: str, tree: Node, faults: list[Fault]) -> tuple[str, list[tuple
         for key in group.over:
             place = find(tree, ("sweep", i, "over", key))
             assert place is not None
-            of = axis.of(key, place, faults)
+            own: list[Fault] = []
+            of = axis.of(key, place, own)
             if of is not None and of.drawn:
-                faults.append(Fault(place.place, f"{key}: the axes of a sweep file are values, none of which is drawn"))
+                own.append(Fault(place.place, "the axes of a sweep file are values, none of which is drawn"))
+            faults += [fault._replace(message=f"{key}: {fault.message}") for fault in own]
             made += [of] if of else []
         found += [(os.path.normpath(os.path.join(os.path.dirname(path), file)), made) for file in group.configs]
     return spec.name if spec else "", found
@@ -179,7 +181,7 @@ def _points(file: str, of: list[Axis], sample: int | None, sets: list[str], seve
             continue
         made.append(Point(name, config.name, chosen, config))
         if name in FOLDERS:
-            wrong[name] = ["a sweep has a folder of that name itself: call the experiment otherwise"]
+            wrong[name] = [f"a sweep has a folder {name!r} itself: call the experiment otherwise"]
     if wrong:
         raise ConfigError(_told(wrong, len(combinations)))
     return made

@@ -26,9 +26,9 @@ from l2lcli.runs.sweeps import Point, Sweep
 
 SEED = "seed"
 SCALES = ("problem", "data", "train.horizon", "train.validation_seeds")  # keys that change what a validation loss is of
-CHOSEN = """<p class="soft">The best is chosen by the lowest validation loss of meta-training, the sum of an optimizee's losses on fresh
-tasks; where seeds vary, by its mean over the seeds of a setting all of whose points are done. What an evaluation found on
-other seeds has no say in it, and so still tells how good the chosen one is.</p>"""
+CHOSEN = """<p class="soft">The best is chosen by the lowest validation loss of meta-training, the sum of an optimizee's losses
+on fresh tasks; where seeds vary, by its mean over the seeds of a setting all of whose points are done. What an evaluation found
+on other seeds has no say in it, and so still tells how good the chosen one is.</p>"""
 
 
 class Validated(NamedTuple):
