@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.command_line import CONFIG
 
-LONG = CONFIG.replace("episodes: 4", "episodes: 60").replace("  tasks: 2", "  tasks: 2\n  checkpoint_seconds: 0")
+LONG = CONFIG.replace("episodes: 4", "episodes: 400").replace("  tasks: 2", "  tasks: 2\n  checkpoint_seconds: 0")
 LONG = LONG.replace("[sgd]", "[sgd], report: false")
 OVER = ["--over", "seed=0..3", "--over", "optimizer.hidden=2,3,4"]
 POINTS = 12

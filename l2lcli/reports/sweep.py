@@ -79,7 +79,7 @@ def validation(folder: Path) -> Validated | None:
 def read(sweep: Sweep) -> dict[str, list[Row]]:
     """Experiment -> how its points stand. Raises RunError."""
     rows: dict[str, list[Row]] = {}
-    for name, (state, reason) in sweeps.states(sweep).items():
+    for name, (state, reason) in sweeps.told(sweep).items():
         point = sweep.points[name]
         rows.setdefault(point.experiment, []).append(Row(point, state, reason, validation(sweep.path / name)))
     return rows

@@ -102,6 +102,13 @@ def states(sweep: Sweep) -> dict[str, tuple[str, str | None]]:
     return found
 
 
+def told(sweep: Sweep) -> dict[str, tuple[str, str | None]]:
+    """As `states`; of a point that never became a run, what sweep.json says of the last attempt."""
+    said = {name: (str(point.get("state")), point.get("reason")) for name, point in sweep.record["points"].items()}
+    lost = ("failed", "blocked")
+    return {name: said[name] if own[0] == "waiting" and said[name][0] in lost else own for name, own in states(sweep).items()}
+
+
 def settled(point: Point, own: tuple[str, str | None], others: Mapping[str, tuple[str, str | None]]) -> tuple[str, str | None]:
     """A point's state, given those of the points that it needs."""
     lost = [name for name in point.after if others[name][0] in ("failed", "diverged", "blocked")]

@@ -165,8 +165,8 @@ SLURM = {
     "sbatch": 'id=$(($(ls "$SLURMS" | wc -l) + 1)); sed "s/%j/$id/g; s/%t/0/g" "$1" > "$SLURMS/$id.sh"\n'
     'SLURM_JOB_ID=$id setsid sh "$SLURMS/$id.sh" > /dev/null 2>&1 & echo "Submitted batch job $id"',
     # srun's options come first.
-    "srun": 'while :; do case "$1" in --output) output=$2; shift 2;; --error) error=$2; shift 2;; --*) shift;; *) break;; esac\n'
-    'done; echo $$ > "$SLURMS/$SLURM_JOB_ID.pid"; exec "$@" >> "$output" 2>> "$error"',
+    "srun": 'while :; do case "$1" in --output) output=$2; shift 2;; --error) error=$2; shift 2;; --*) shift;;\n'
+    '*) break;; esac; done; echo $$ > "$SLURMS/$SLURM_JOB_ID.pid"; exec "$@" >> "$output" 2>> "$error"',
     "sacct": 'echo "JobID|State|NodeList"; for pid in "$SLURMS"/*.pid; do id=$(basename "$pid" .pid)\n'
     'if kill -0 $(cat "$pid") 2> /dev/null; then echo "$id|RUNNING|here"; else echo "$id|COMPLETED|here"; fi; done',
     "scancel": 'signal=TERM; case "$2" in --signal) signal=${3#SIG};; esac; kill -$signal $(cat "$SLURMS/$1.pid")',
