@@ -240,10 +240,14 @@ def write(folder: Path, drawn: bool = True) -> Path:
         body += [f"<h2>{escape(name)}</h2>", html_table(point_rows(rows), chosen.point if chosen else None)]
         if (note := _scales(rows)) != "":
             body.append(f"<p>{escape(note)}</p>")
+        shown = {
+            figure.name: html_figure(figure, save(figure, sweep.path / "figures"))
+            for figure in (figures(sweep, name, rows) if drawn else ())
+        }
+        seeds = "".join(shown.pop(each) for each in [*shown] if each.endswith(SEED))
+        body += shown.values()
         if SEED in rows[0].point.values and len(rows) > 1:
-            body += ["<h2>Seeds</h2>", html_table(seed_rows(rows), chosen.setting or "all" if chosen else None)]
-        if drawn:
-            body += [html_figure(figure, save(figure, sweep.path / "figures")) for figure in figures(sweep, name, rows)]
+            body += ["<h2>Seeds</h2>", html_table(seed_rows(rows), chosen.setting or "all" if chosen else None), seeds]
     program, *arguments = map(str, sweep.record.get("command") or ["l2l"])
     command = shlex.join([Path(program).name, *arguments])
     body += [CHOSEN, f"<h2>Command</h2><pre>{escape(command)}</pre>"]

@@ -1,4 +1,4 @@
-"""What a sweep's report says, on run directories made by hand: the best by validation alone, the spread over seeds, failures."""
+"""What a sweep's report says, on run directories made by hand: the best by validation alone, the spread of seeds, failures."""
 
 import json
 import math

@@ -47,8 +47,8 @@ def along(name: str, title: str, label: str, dots: list[Dot], drawn: bool) -> Fi
     def draw() -> Any:
         from matplotlib.figure import Figure as Page
 
-        page = Page(figsize=(6.4, 3.9), layout="constrained")
-        ax = page.subplots()
+        page = Page(figsize=(6.4, 3.9))
+        ax = page.add_axes((0.1, 0.13, 0.66, 0.78))
         colours = [LEARNED] if len(groups) == 1 else OTHERS
         for colour, (rest, own) in zip(colours, groups, strict=False):
             found: dict[float, list[float]] = {}
@@ -76,7 +76,7 @@ def along(name: str, title: str, label: str, dots: list[Dot], drawn: bool) -> Fi
         _scaled(ax, "y", [dot.loss for dot in known])
         ax.set(xlabel=literal(label), ylabel=LOSS, title=literal(title))
         if len(groups) > 1:
-            ax.legend(frameon=False)
+            ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside it, where no line can be
         return page
 
     caption = f"Lowest {LOSS} of every point against {label}"
@@ -87,7 +87,7 @@ def along(name: str, title: str, label: str, dots: list[Dot], drawn: bool) -> Fi
     )
     caption += " The ring is round the point that is named best." if any(dot.best for dot in known) else ""
     caption += " Crosses at the top: points without a result." if len(known) < len(dots) else ""
-    return Figure(name, title, caption, draw, arranged=True)
+    return Figure(name, title, caption, draw)
 
 
 def spread(name: str, title: str, settings: dict[str, list[float]], best: str | None) -> Figure | None:
@@ -99,12 +99,13 @@ def spread(name: str, title: str, settings: dict[str, list[float]], best: str | 
     def draw() -> Any:
         from matplotlib.figure import Figure as Page
 
-        page = Page(figsize=(6.4, 0.26 * len(known) + 1.1), layout="constrained")
-        ax = page.subplots()
+        high = 0.26 * len(known) + 1.1
+        page = Page(figsize=(6.4, high))
+        ax = page.add_axes((0.36, 0.6 / high, 0.6, (high - 1) / high))
         for row, (text, losses) in enumerate(known):
             colour = LEARNED if text == best else INK
             ax.plot(losses, [row] * len(losses), "o", color=colour, markersize=4.5, markeredgecolor=PAPER, zorder=3)
-            ax.plot([np.median(losses)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=1.6, zorder=2)
+            ax.plot([np.median(losses)] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=1.2, zorder=4)
         ax.set_yticks(range(len(known)), [literal(text) for text, _ in known])
         ax.set_ylim(len(known) - 0.4, -0.6)
         _scaled(ax, "x", [loss for _, losses in known for loss in losses])
@@ -112,7 +113,7 @@ def spread(name: str, title: str, settings: dict[str, list[float]], best: str | 
         return page
 
     caption = f"Every seed's lowest {LOSS}, a dot each, and their median as a stroke; the setting with the lowest mean first."
-    return Figure(name, title, caption, draw, arranged=True)
+    return Figure(name, title, caption, draw)
 
 
 def _scaled(ax: Any, which: str, losses: list[float]) -> None:
