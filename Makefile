@@ -1,6 +1,6 @@
 # Every target makes what it needs: `make train` works in a fresh clone.
 # PYTHON: a Python 3.11 or newer. CONFIG: the experiment of `make train`. RUN: a run directory; default the newest. PAPER: the
-# sweep of `make paper`; PAPER_SET: what is changed in it, such as "--set train.episodes=2" to see that everything runs.
+# sweep of `make paper`; PAPER_SET: what is changed in it, as "--set train.episodes=2 --set train.keep=[]" to see that all of it runs.
 PYTHON ?= python3
 CONFIG ?= configs/digits-averages.yaml
 RUN ?=

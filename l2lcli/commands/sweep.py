@@ -83,7 +83,7 @@ def sweep(
         share = None if plan is None else sweeping.share(plan, chosen is None or chosen.name == "local", jobs, devices)
         if dry_run:
             return _show_plan(plan, share) if plan and share else _show(_opened(resume or ""))
-        begun = _begun(plan, share, new) if plan and share else _opened(resume or "")
+        begun = _begun(plan, share, devices, new) if plan and share else _opened(resume or "")
         if emit_commands:
             return _emit(begun)
         assert chosen is not None
@@ -114,9 +114,10 @@ def _opened(name: str) -> Sweep:
     return found
 
 
-def _begun(plan: Plan, share: Any, new: bool) -> Sweep:
-    """The sweep of this very command, or a new one."""
+def _begun(plan: Plan, share: Any, devices: int | None, new: bool) -> Sweep:
+    """The sweep of this very command, or a new one. Raises ConfigError where it began with other devices, which change bits."""
     from l2lcli.commands import sweeping
+    from l2lcli.config import ConfigError
     from l2lcli.runs import sweeps
     from l2lcli.runs.files import faults
 
@@ -125,7 +126,11 @@ def _begun(plan: Plan, share: Any, new: bool) -> Sweep:
         folder.mkdir(parents=True, exist_ok=True)
     with sweeps.held(folder):  # two that are started at once do not both begin one
         found = None if new else sweeps.newest(ROOT, plan.digest, plan.name)
-        return found or sweeping.create(plan, share.devices, ROOT, sys.argv)
+        if found is None:
+            return sweeping.create(plan, share.devices, ROOT, sys.argv)
+    if devices and any(point.devices != devices for point in found.points.values()):
+        raise ConfigError([f"--devices {devices}: {found.path} began with another number (--new begins another sweep)"])
+    return found
 
 
 def _run(begun: Sweep, cluster: Any, jobs: int, flag: Signals) -> None:

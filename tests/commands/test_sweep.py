@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from l2lcli import config as configs
 from l2lcli.commands import launch, sweeping
 from l2lcli.commands.launch import Cluster
 from l2lcli.runs import sweeps
@@ -206,6 +207,24 @@ def test_what_is_no_sweep(folder, arguments, message):
     _, err = l2l(folder, "sweep", *arguments, code=2)
     assert message in " ".join(err.replace("│", " ").split())
     assert not (folder / "runs").exists()
+
+
+def test_a_sweep_keeps_what_it_began_with(folder):
+    """A copy of an imported file, and the devices."""
+    l2l(folder, "new", "problem", "ridge", "--dir", "mine")
+    arguments = ("mine/ridge.yaml", *OVER, "--devices", "1")
+    sweep, _, _ = emitted(folder, *arguments)
+    wanted = configs.load(folder / "mine/ridge.yaml", ["seed=1"])
+    (copy,) = sweep.glob("configs/imports/*/ridge.py")
+    assert copy.read_bytes() == (folder / "mine/ridge.py").read_bytes()
+    found = configs.load(sweep / "configs/seed=1.yaml")
+    assert found.imports == [str(copy)] and found.model_copy(update={"imports": wanted.imports}) == wanted
+    assert emitted(folder, *arguments, "--new")[0] != sweep
+    _, err = l2l(folder, "sweep", *arguments[:-1], "2", "--emit-commands", code=2)
+    assert "--devices 2: runs/ridge/sweep-" in err and "began with another number (--new begins another sweep)" in err
+    with (folder / "mine/ridge.py").open("a") as file:
+        file.write("# changed\n")
+    assert emitted(folder, *arguments)[0] != sweep
 
 
 def test_no_sweep_to_go_on_with(folder):
