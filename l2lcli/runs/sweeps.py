@@ -165,7 +165,8 @@ def done(folder: Path) -> list[Path]:
         return [folder]
     sweep = read(folder)
     if left := [name for name, (own, _) in states(sweep).items() if own != "done"]:
-        raise RunError(f"{folder}: {len(left)} of its {len(sweep.points)} points are not done: {', '.join(left[:4])} …")
+        named = ", ".join(left[:4]) + (" …" if len(left) > 4 else "")
+        raise RunError(f"{folder}: {len(left)} of its {len(sweep.points)} points are not done: {named}")
     return [folder / name for name in sweep.points]
 
 
