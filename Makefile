@@ -1,23 +1,14 @@
 # Every target makes what it needs: `make train` works in a fresh clone.
-# PYTHON: a Python 3.11 or newer. CONFIG: the experiment of `make train`. RUN: a run directory; default the newest.
+# PYTHON: a Python 3.11 or newer. CONFIG: the experiment of `make train`. RUN: a run directory; default the newest. PAPER: the
+# sweep of `make paper`; PAPER_SET: what is changed in it, as "--set train.episodes=2 --set train.keep=[]" to see that all of it runs.
 PYTHON ?= python3
 CONFIG ?= configs/digits-averages.yaml
 RUN ?=
 BASELINES ?= adam,rmsprop,sgd
 L2L := .venv/bin/l2l
 
-# What `make paper` runs: every experiment of the tables in docs/, and those whose spread over meta-training seeds it shows.
-PAPER ?= quadratic quadratic-deepmind simple simple-multi polynomial polynomial-5 digits digits-window-100 digits-episodes \
-  digits-preprocess-off digits-preprocess-k5 digits-scale-1 digits-scale-001 digits-one-layer digits-meta-sgd digits-relu \
-  mnist-window20 mnist-window100 mnist-window20-longer mnist-averages mnist-pooled mnist mnist-relu mnist-deepmind \
-  cifar10 cifar10-groups cifar10-sub \
-  sinusoid sinusoid-maml sinusoid-maml-first-order omniglot-5way-1shot omniglot-5way-1shot-maml \
-  omniglot-5way-1shot-meta-sgd omniglot-5way-1shot-lstm-gd-v1 quadratic-lstm-gd digits-lstm-gd mnist-lstm-gd \
-  digits-averages digits-second-order general general-small adapted general-without-relu general-without-sigmoid
-SEEDED ?= quadratic digits digits-preprocess-off digits-preprocess-k5 digits-scale-1 digits-scale-001 digits-one-layer \
-  digits-meta-sgd digits-window-100 digits-averages digits-second-order mnist-averages mnist-pooled mnist general \
-  adapted general-without-relu general-without-sigmoid
-KEEP = $(L2L) report runs/latest --save-reference
+PAPER ?= configs/sweeps/paper.yaml
+PAPER_SET ?=
 
 .PHONY: help setup train eval test lint figures paper ablation claims bench docs release wheel oldest frameworks clean
 .DEFAULT_GOAL := help
@@ -58,9 +49,8 @@ figures: .venv/installed  ## Draw the figures that README.md and docs/ show agai
 	$(L2L) bench --draw --quality runs/reference/bench/quality.yaml
 
 paper: .venv/installed  ## Run the experiments of the table of claims from nothing, and keep their results: many hours
-	set -e; for name in $(PAPER); do $(L2L) train configs/$$name.yaml; $(KEEP); done
-	set -e; for seed in 1 2; do for name in $(SEEDED); do start=$$(sed -n 's/^  init_from: //p' configs/$$name.yaml); \
-	  $(L2L) train configs/$$name.yaml --set seed=$$seed $${start:+--init-from $$start/seed-$$seed}; $(KEEP); done; done
+	$(L2L) sweep $(PAPER) $(PAPER_SET) --jobs 1  # one at a time: the times of a step are part of the results
+	$(L2L) report "$$(ls -d runs/paper/sweep-* | tail -n 1)" --save-reference
 	$(L2L) eval mnist --config configs/mnist-architectures.yaml
 	$(L2L) report runs/evaluations/latest --save-reference
 	$(L2L) eval digits --config configs/digits-variants.yaml

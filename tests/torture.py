@@ -1,13 +1,13 @@
 """Runs that are killed again and again, checkpoints with a flipped byte, disks that are full: minutes to an hour, by hand.
 
-    python tests/torture.py kills --train 20 --two 20 --sweep 10
+    python tests/torture.py kills --train 15 --two 20
     python tests/torture.py bytes --flips 1000
     python tests/torture.py places
 
 `kills`: kill -9 at random moments, and gone on with by the documented command, until so many kills are done; what is there in
 the end has to be, to the bit, what an undisturbed run of that kind leaves. `bytes`: one flipped byte in a checkpoint each time;
 what is read has to be right. `places`: a full disk, a home that cannot be written, a run directory that vanishes (needs root,
-to mount). Prints a line for each; exit code 1 if anything was wrong.
+to mount). Prints a line for each; exit code 1 if anything was wrong. Sweeps have `tests/torture_sweep.py`.
 """
 
 from __future__ import annotations
@@ -81,25 +81,6 @@ class Two(Train):
         together = ["--coordinator", f"127.0.0.1:{port()}", "--num-processes", 2, "--peer-timeout", 10, "--devices", 4]
         [words] = super().commands()
         return [[*words, *map(str, [*together, "--process-id", i])] for i in range(2)]
-
-
-class Sweep(Train):
-    """A sweep of four points."""
-
-    def commands(self):
-        over = ["--over", "seed=0..1", "--over", "optimizer.hidden=3,4"]
-        return [l2l("sweep", "small.yaml", *over, "--set", "train.episodes=100")]
-
-    def _points(self):
-        return sorted(path.parent for path in self.folder.glob("runs/small/sweep-*/*/config.yaml"))
-
-    def done(self):
-        points = self._points()
-        return len(points) == 4 and all('"done"' in (point / "status.json").read_text() for point in points)
-
-    def content(self):
-        assert len(list(self.folder.glob("runs/small/sweep-*"))) == 1
-        return {f"{point.name}/{name}": (point / name).read_bytes() for point in self._points() for name in FILES}
 
 
 def family(pid):
@@ -279,7 +260,7 @@ def places(base):
 def main():
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("what", choices=["kills", "bytes", "places"])
-    for kind in ("train", "two", "sweep"):
+    for kind in ("train", "two"):
         asked.add_argument(f"--{kind}", type=int, default=0, help="so many kills of that kind")
     asked.add_argument("--flips", type=int, default=1000)
     asked.add_argument("--seed", type=int, default=0)
@@ -291,7 +272,7 @@ def main():
     elif given.what == "places":
         faults = places(base)
     else:
-        wanted = {Train: given.train, Two: given.two, Sweep: given.sweep}
+        wanted = {Train: given.train, Two: given.two}
         faults = [fault for kind, count in wanted.items() if count for fault in kills(kind, count, draw, base)]
     print("\n".join(["WRONG:", *faults]) if faults else "all as it should be")
     if not faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -64,7 +65,7 @@ def torch_window(work: Any) -> Callable[[], Any] | None:
     """
     if not TORCH.is_file() or importlib.util.find_spec("torch") is None:
         return None
-    import torch  # pyright: ignore[reportMissingImports]  not a dependency: measured where it is installed
+    torch: Any = importlib.import_module("torch")  # not a dependency: measured where it is installed
 
     spec = importlib.util.spec_from_file_location("torch_l2l", TORCH)
     assert spec is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from l2lcli.commands import bench, config, export, names, new, report, score
+from l2lcli.commands import bench, config, export, names, new, report, score, sweep
 from l2lcli.commands.options import Coordinator, Distributed, EqualTime, Import, NumProcesses, PeerTimeout, ProcessId, Set
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ app.command("list")(names.list_names)
 app.command("new")(new.new)
 app.command("report")(report.report)
 app.command("score")(score.score)
+app.command("sweep")(sweep.sweep)
 
 
 @app.callback()

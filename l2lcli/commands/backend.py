@@ -17,6 +17,16 @@ from l2lcli.data import cache
 PACKAGES = ("l2lcli", "jax", "jaxlib", "optax", "flax", "numpy", "orbax-checkpoint", "tensorflow-datasets")
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def divided(count: int, tasks: int) -> int:
+    """How many of `count` devices so many tasks are split over: all for one task, whose coordinates can be split."""
+    return count if tasks == 1 else max(each for each in range(1, count + 1) if tasks % each == 0)
+
+
 def start(devices: int | None = 1, tasks: int = 1, warn: Callable[[str], None] = lambda line: None) -> int:
     """Import JAX with `devices` devices and a persistent cache of compiled programs under the user's cache folder.
 
@@ -34,9 +44,8 @@ def start(devices: int | None = 1, tasks: int = 1, warn: Callable[[str], None] =
     """
     import jax
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     several = processes.count() > 1
-    wanted = _of_all(devices, tasks) if several else devices or (cores if tasks == 1 else _dividing(tasks, cores))
+    wanted = _of_all(devices, tasks) if several else devices or divided(cores(), tasks)
     if wanted > 1 and not several:
         try:
             jax.config.update("jax_num_cpu_devices", wanted)
@@ -44,7 +53,7 @@ def start(devices: int | None = 1, tasks: int = 1, warn: Callable[[str], None] =
             there = jax.device_count()
             if devices is None and there < wanted:
                 warn(f"warning: JAX is in use already, with {there} of the {wanted} devices that this machine has")
-                wanted = _dividing(tasks, there)
+                wanted = divided(there, tasks)
     _keep_compiled()
     if jax.default_backend() != "cpu" and jax.config.values["jax_default_matmul_precision"] is None:
         jax.config.update("jax_default_matmul_precision", "float32")  # not TF32, whose products are off by 3e-4
@@ -72,11 +81,6 @@ def _keep_compiled() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def _dividing(tasks: int, most: int) -> int:
-    """How many devices at most can have equal numbers of tasks."""
-    return max(count for count in range(1, most + 1) if tasks % count == 0)
-
-
 def _of_all(devices: int | None, tasks: int) -> int:
     """How many devices of several processes are used, the same number of each. Raises ConfigError."""
     import jax
@@ -85,7 +89,7 @@ def _of_all(devices: int | None, tasks: int) -> int:
     if tasks != 1 and tasks % number:
         raise ConfigError([f"train.tasks: {tasks} tasks cannot be split over {number} processes"])
     each = jax.local_device_count()
-    return devices or number * (each if tasks == 1 else _dividing(tasks // number, each))
+    return devices or number * (each if tasks == 1 else max(n for n in range(1, each + 1) if tasks // number % n == 0))
 
 
 def environment(argv: list[str], datasets: dict[str, str]) -> dict[str, Any]:

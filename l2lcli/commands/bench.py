@@ -194,7 +194,6 @@ def _quality(path: Path, draw: bool) -> None:
 
 def _grow(path: Path, overrides: list[str], append: Path | None, as_json: bool) -> None:
     """Measure on as many devices as this machine is asked to pretend, then print the table or the object."""
-    import os
 
     from l2lcli import config as configs
     from l2lcli import signals
@@ -216,7 +215,7 @@ def _grow(path: Path, overrides: list[str], append: Path | None, as_json: bool) 
             phis["trained"] = experiment.fitted(found.phi, found.artefact)
         except RunError:
             pass  # no such optimizer is shipped, or it is another one
-        measured = grow.measure(experiment, phis, os.cpu_count() or 1, flag.check)
+        measured = grow.measure(experiment, phis, backend.cores(), flag.check)
     if append is not None:
         append_rows(append, [measured])
     print(json.dumps(measured) if as_json else grow.table(measured))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from l2lcli import processes
+from l2lcli.commands import backend
 from l2lcli.commands.keeper import BEAT, Keeper
 from l2lcli.config import ConfigError
 from l2lcli.runs.files import RunError, one_line
@@ -173,8 +174,7 @@ def _print_past(descriptor: int) -> None:
 def _initialize(group: Group, link: Link) -> None:
     import jax
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    each = cores if group.devices is None or group.processes is None else group.devices // group.processes
+    each = backend.cores() if group.devices is None or group.processes is None else group.devices // group.processes
     jax.config.update("jax_num_cpu_devices", each)
     try:
         jax.distributed.initialize(

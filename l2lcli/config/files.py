@@ -42,6 +42,15 @@ def read(
     return tree, faults, files
 
 
+def read_alone(path: str, faults: list[Fault]) -> Node | None:
+    """The mapping of one file, as it stands: nothing extended, nothing imported; None, and a fault, where it is none."""
+    try:
+        return _mapping(_content(path), path, faults)
+    except ValueError as error:
+        faults.append(Fault(Place(path, 1, 1), str(error)))
+        return None
+
+
 def take_imports(tree: Node, faults: list[Fault], folder: str = "", execute: bool = True) -> list[Node]:
     """Take `imports` out of a tree, import what it names, files relative to `folder`, and return their places.
 

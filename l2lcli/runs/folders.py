@@ -13,17 +13,18 @@ from l2lcli.runs.files import RunError, faults
 from l2lcli.runs.status import read_status
 
 FIRST = {"status.json", "start.npz", "env.json", "imports"}  # what `create` may write before config.yaml makes the folder a run
+SWEEP = "sweep.json"  # in the folder around runs that are a sweep's points
 UNFINISHED = re.compile(r"\.lock|\.(status\.json|start\.npz|env\.json|config\.yaml)\.[0-9a-f]{8}")
 
 
-def new_folder(root: Path, name: str) -> Path:
-    """Makes `<root>/<name>/<UTC yyyymmdd-hhmmss>-<hash4>`. Raises RunError where the name is none or the disk refuses."""
+def new_folder(root: Path, name: str, kind: str = "") -> Path:
+    """Makes `<root>/<name>/<kind><UTC yyyymmdd-hhmmss>-<hash4>`. Raises RunError where the name is none or the disk refuses."""
     if name in ("", ".", "..", "latest") or "/" in name or "\0" in name:
         raise RunError(f"{name!r} cannot be the name of a run: it must be that of one folder other than the link to the newest")
     with faults(root / name):
         attempts_left = 16  # of a hundred runs started in one second, some draw the same four digits
         while True:
-            path = root / name / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+            path = root / name / f"{kind}{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
             try:
                 path.mkdir(parents=True)
                 return path

@@ -18,7 +18,7 @@ from l2lcli.runs import checkpoint
 from l2lcli.runs.artefact import write_artefact
 from l2lcli.runs.checkpoint import Checkpoint
 from l2lcli.runs.files import RunError, faults, one_line, replace_csv, replacing, strict_json
-from l2lcli.runs.folders import demand_new, new_folder, point_latest
+from l2lcli.runs.folders import SWEEP, demand_new, new_folder, point_latest
 from l2lcli.runs.metrics import append_rows, flush_rows, keep_rows, read_rows
 from l2lcli.runs.status import State, is_locked, read_status, take_lock, write_status
 
@@ -224,7 +224,7 @@ def open_run(path: Path) -> Run:
 
 
 def newest(root: Path, finished: bool | None = None) -> Path:
-    """The run below `root` that started last.
+    """The run below `root` that started last; the points of sweeps do not count.
 
     Args:
       root: the folder of all runs, or of one experiment's.
@@ -238,6 +238,8 @@ def newest(root: Path, finished: bool | None = None) -> Path:
         files = [file for depth in ("*", "*/*") for file in Path(root).glob(f"{depth}/status.json")]
         for file in files:
             folder = file.parent
+            if (folder.parent / SWEEP).is_file():
+                continue
             with suppress(RunError):  # a folder that is no run is no candidate
                 status = read_status(open_run(folder).path)
                 done = status["state"] == "done" and (folder / "optimizer.npz").is_file()
