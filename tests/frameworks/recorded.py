@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
 import l2lcli
+from l2lcli.runs.artefact import write_artefact
+from l2lcli.tree import to_host
 
 
 class Step(NamedTuple):
@@ -88,3 +91,18 @@ def errors(optimizer, params, steps):
         flat = lambda leaves: np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
         off = flat([p.detach().numpy() for p in params]) - flat(after)
         yield off / np.sqrt(np.mean(flat(step.update) ** 2))
+
+
+def stored(path, spec, phi):
+    """The path of an artefact of that family."""
+    write_artefact(path, to_host(phi), {"config": {"optimizer": spec.model_dump(mode="json")}})
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads that wait for each other are slow where other programs run, and these networks need none."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
