@@ -142,7 +142,8 @@ def kills(make, count, draw, base):
                     for pid in family(process.pid):
                         os.kill(pid, signal.SIGKILL)
             for log in kind.folder.glob(f"log-{attempts}-*"):
-                errors = [line for line in (text := log.read_text()).splitlines() if line.startswith("l2l: ")]
+                text = log.read_text()
+                errors = [line for line in text.splitlines() if line.startswith("l2l: ")]
                 if "Traceback" in text or len(errors) > 1 or any("process" not in line for line in errors):
                     faults.append(f"{log}: {text[-300:]}")
                     print(faults[-1])
