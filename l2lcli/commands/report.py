@@ -16,7 +16,7 @@ def report(
     ] = None,
     out: Annotated[Path, typer.Option(help="Page for a comparison of several runs.")] = Path("compare.html"),
     save_reference: Annotated[
-        bool, typer.Option("--save-reference", help="Keep each RUN's result, under 1 MB, in runs/reference/<name>/.")
+        bool, typer.Option("--save-reference", help="Keep each RUN's result, under 1 MB, in runs/reference/<name>/ instead.")
     ] = False,
     figures: Annotated[bool, typer.Option("--figures", help="Draw each RUN's PNG figures again instead, and no page.")] = False,
     claims: Annotated[

@@ -210,7 +210,13 @@ class _Work:
         own, reason = self.states[name]
         count = sum(state in sweeps.FINAL for state, _ in self.states.values())
         loss = reports.validation(self._sweep.path / name)
-        told = f", validation loss {loss.loss:.4g}" if own == "done" and loss else f": {reason}" if reason else ""
+        told = (
+            f", validation loss {loss.loss:.4g}"
+            if own == "done" and loss
+            else f": {reason}"
+            if reason and own != "stopped"
+            else ""
+        )
         seconds = time.monotonic() - self._began[name]
         self._say(f"{name}: {own}{told} ({seconds:.0f} s; {count} of {len(self.states)})")
 
