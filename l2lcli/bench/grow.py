@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2lcli.base import Estimator, Phi
-from l2lcli.bench.links import LINKS, simulated
+from l2lcli.bench.links import LINKS, each, simulated
 from l2lcli.estimators._sharding import AXIS, mesh_of
 from l2lcli.experiment import Experiment
 from l2lcli.inner.unroll import namespace
@@ -48,36 +48,59 @@ def measure(experiment: Experiment, phis: dict[str, Phi], cores: int, check: Cal
 
     Returns:
       {"tasks": M, "parameters": |phi|, "noise_scale": {name: tasks}, "seconds": of a meta-step on one device, "jitter": its
-      standard deviation over its mean, "here": [{"devices", "collectives", "bytes", "seconds", "alone", "simulated"}],
-      "there": {link: [{"devices", "seconds", "collective", "busy"}]}}. Seconds are medians; "alone" is the exchange alone.
+      standard deviation over its mean, "here": [{"devices", "collectives", "bytes", "seconds", "alone", "share", "simulated"}],
+      "there": {link: [{"devices", "tasks", "seconds", "collective", "busy"}]}}. Seconds are medians; "alone" is the
+      exchange alone, "share" what one device takes for its part of the tasks.
     """
     spec = experiment.config.train
     phi = next(iter(phis.values()))
     tasks, size = spec.tasks, sum(leaf.size for leaf in jax.tree.leaves(phi))
-    build = lambda devices: estimator(spec, experiment.problem, experiment.optimizer, devices)
+
+    def build(devices: int, parts: int = 1) -> Estimator:
+        """Of one of so many parts of the tasks."""
+        problem, own = experiment.problem, spec.model_copy(update={"tasks": tasks // parts})
+        members = {name: of._replace(tasks=(of.tasks or tasks) // parts) for name, of in problem.members.items()}
+        return estimator(own, problem._replace(members=members), experiment.optimizer, devices)
+
     data = split(experiment.problem, "train")
     one = build(1)
-    noise = {}
+    noise, jitter = {}, 0.0
     for name, of in phis.items():
         check()
         noise[name] = tasks * noise_scale(gradients(one, experiment.root, of, data, spec.windows))
-    check()
-    times = timed(one, experiment.root, phi, data)
-    seconds, jitter = float(np.median(times)), float(np.std(times) / np.mean(times))
-    here = []
-    for devices in HERE:
+    possible = [devices for devices in HERE if tasks % devices == 0 and devices <= jax.device_count()]
+    shares: dict[int, float] = {}  # tasks -> seconds of them on one device
+    for parts in (1, *possible):
         check()
-        if tasks % devices or devices > jax.device_count():
-            continue
+        times = timed(build(1, parts), experiment.root, phi, data)
+        shares[tasks // parts] = float(np.median(times))
+        jitter = float(np.std(times) / np.mean(times)) if parts == 1 else jitter
+    seconds = shares[tasks]
+    slope, base = np.polyfit(list(shares), list(shares.values()), 1) if len(shares) > 1 else (seconds / tasks, 0.0)
+    here = []
+    for devices in possible:
+        check()
         made = build(devices)
         exchanged = collectives(made, experiment.root, phi, data)
         alone = exchange(size + 1, devices)
         of_many = float(np.median(timed(made, experiment.root, phi, data)))
-        share = seconds / min(devices, cores)  # devices that share cores take turns
-        found = {"devices": devices, **exchanged, "seconds": of_many, "alone": alone, "simulated": share + alone}
-        here.append(found)
+        turns = devices / min(devices, cores)  # devices that share cores take turns
+        share = shares[tasks // devices]
+        here.append(
+            {
+                "devices": devices,
+                **exchanged,
+                "seconds": of_many,
+                "alone": alone,
+                "share": share,
+                "simulated": turns * share + alone,
+            }
+        )
     there = {
-        name: [simulated(link, devices, seconds, jitter, tasks, 4 * (size + 1)) for devices in THERE]
+        name: [
+            simulated(link, devices, max(base, 0) + slope * each(tasks, devices), jitter, tasks, 4 * (size + 1))
+            for devices in THERE
+        ]
         for name, link in LINKS.items()
     }
     return {
@@ -100,9 +123,9 @@ def table(found: dict[str, Any]) -> str:
         f"takes {1e3 * found['seconds']:.3g} ms, give or take {found['jitter']:.0%}.",
         f"Noise scale of the meta-gradient, in tasks: {scales}.",
     ]
-    here = [["devices here", "collectives", "bytes", "exchange, ms", "meta-step, ms", "as simulated"]]
+    here = [["devices here", "collectives", "bytes", "exchange, ms", "share alone, ms", "meta-step, ms", "as simulated"]]
     for row in found["here"]:
-        seconds = (f"{1e3 * row[key]:.3g}" for key in ("alone", "seconds", "simulated"))
+        seconds = (f"{1e3 * row[key]:.3g}" for key in ("alone", "share", "seconds", "simulated"))
         here.append([str(row["devices"]), str(row["collectives"]), f"{row['bytes']:,}", *seconds])
     there = [["link", "devices", "tasks", "exchange, ms", "meta-step, ms", "busy"]]
     for name, rows in found["there"].items():

@@ -35,13 +35,18 @@ def collective(link: Link, devices: int, size: int) -> float:
     return min(ring, doubling)
 
 
+def each(tasks: int, devices: int) -> int:
+    """Tasks of a device: its share, but at least one."""
+    return max(1, math.ceil(tasks / devices))
+
+
 def simulated(link: Link, devices: int, seconds: float, jitter: float, tasks: int, size: int) -> dict[str, Any]:
-    """Meta-steps on so many devices, with as many tasks on each as one device has here, or fewer of them, but at least one.
+    """Meta-steps on so many devices, each with its share of the tasks.
 
     Args:
       link: between them.
       devices: D.
-      seconds: of the M tasks on one device.
+      seconds: of one device's share of the tasks.
       jitter: standard deviation of that, over its mean; a device's time is drawn log-normally.
       tasks: M.
       size: bytes that are summed over the devices.
@@ -50,14 +55,12 @@ def simulated(link: Link, devices: int, seconds: float, jitter: float, tasks: in
       {"devices", "tasks": in all, M or one for each device, "seconds": mean of a meta-step, "collective": seconds of the
       exchange, "busy": the share of its time that a device computes for a meta-step}.
     """
-    each = max(1, math.ceil(tasks / devices))
-    own = seconds * each / tasks
     sigma = math.sqrt(math.log1p(jitter**2))
     draw = np.random.default_rng(0)
     slowest = np.array([np.exp(sigma * draw.standard_normal(devices)).max() for _ in range(DRAWS)])
-    wait = own * float(np.mean(slowest)) * math.exp(-(sigma**2) / 2)
+    wait = seconds * float(np.mean(slowest)) * math.exp(-(sigma**2) / 2)
     exchanged = collective(link, devices, size)
     return {
-        "devices": devices, "tasks": each * devices, "seconds": wait + exchanged, "collective": exchanged,
-        "busy": own / (wait + exchanged),
+        "devices": devices, "tasks": each(tasks, devices) * devices, "seconds": wait + exchanged, "collective": exchanged,
+        "busy": seconds / (wait + exchanged),
     }  # fmt: skip

@@ -194,13 +194,15 @@ def _quality(path: Path, draw: bool) -> None:
 
 def _grow(path: Path, overrides: list[str], append: Path | None, as_json: bool) -> None:
     """Measure on as many devices as this machine is asked to pretend, then print the table or the object."""
-
     from l2lcli import config as configs
     from l2lcli import signals
     from l2lcli.commands import backend
 
     asked = configs.load(path, overrides)
-    backend.start(8, 8)
+    try:
+        backend.start(8, 8)
+    except configs.ConfigError:  # there are fewer, of a GPU, or where JAX is in use already
+        backend.start(None, 8)
     from l2lcli.bench import grow
     from l2lcli.experiment import build
     from l2lcli.runs import trained

@@ -114,7 +114,7 @@ def test_killed_and_gone_on_with_by_two_and_by_one(whole):
 
 def test_a_suite_is_split(whole):
     (whole / "suite").mkdir()
-    for dimension in (2, 3, 4):
+    for dimension in (2, 3, 4):  # three for two processes: the last round has work for one of them
         problem = f"name: q{dimension}\nproblem: {{kind: quadratic, dimension: {dimension}}}\n"
         text = f"{problem}eval: {{steps: 6, seeds: 3, tuning_seeds: 2, baselines: [sgd]}}\n"
         (whole / "suite" / f"q{dimension}.yaml").write_text(text)

@@ -1,6 +1,6 @@
 """`l2l sweep`: every point is the run that `l2l train` makes, and a sweep that is killed is completed by the same command.
 
-A killing of twelve points, and random ones, are in tests/torture.py.
+A killing of twelve points, and random ones, are in tests/torture_sweep.py.
 """
 
 import json

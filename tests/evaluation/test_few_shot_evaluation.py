@@ -42,8 +42,9 @@ def test_episodes_are_judged_on_their_query_after_every_update():
 def test_dispatches_are_filled_up_and_cut(monkeypatch):
     monkeypatch.setattr(few_shot, "DISPATCH", 4)
     polled = []
-    found = few_shot._dispatched(lambda x: 2 * x, np.arange(10), SimpleNamespace(check=lambda: polled.append(1)))
-    assert found.tolist() == list(range(0, 20, 2)) and len(polled) == 3
+    watched = SimpleNamespace(check=lambda: polled.append(1))
+    found = few_shot._dispatched(lambda phi, keys, data: phi * keys + data, 2, np.arange(10), 1, watched)
+    assert found.tolist() == list(range(1, 21, 2)) and len(polled) == 3
 
 
 def test_the_nearest_neighbour_is_that_of_a_loop():
