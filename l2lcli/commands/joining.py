@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -194,9 +195,8 @@ def _initialize(group: Group, link: Link) -> None:
     except RuntimeError as error:
         raise RunError(f"the processes did not come together within {STARTING} s: {one_line(error)}") from None
     link.tell(connected=True)
-    own = _address(group.coordinator), link.hub_port
-    host, port = processes.shared(lambda: own)
-    link.tell(joined=[processes.index(), processes.count(), host, port])
+    own = _address(group.coordinator), link.hub_port, secrets.token_hex(16)
+    link.tell(joined=[processes.index(), processes.count(), *processes.shared(lambda: own)])
     processes.note_by(link.enter)
     if group.devices is not None and group.devices % processes.count():
         raise ConfigError([f"--devices {group.devices}: the same number for each of {processes.count()} processes"])

@@ -33,4 +33,11 @@ class Line:
         self.closed = self.closed or not data
         self.heard = time.monotonic()
         *lines, self._held = (self._held + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        try:
+            found: list[Any] = [json.loads(line) for line in lines]
+        except ValueError:  # nobody of ours
+            found = [None]
+        if not all(isinstance(message, dict) for message in found):
+            self.closed = True
+            return []
+        return found

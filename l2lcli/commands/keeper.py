@@ -55,7 +55,7 @@ class Keeper:
         self.selector = selectors.DefaultSelector()
         self.selector.register(link, selectors.EVENT_READ, self.link)
         self.listener = socket.create_server(("", 0), family=socket.AF_INET)
-        self.index, self.count = 0, 1
+        self.index, self.count, self.token = 0, 1, ""
         self.joined = self.connected = None  # when the worker came so far
         self.hub: Line | None = None  # None in process 0
         self.peers: list[Line] = []
@@ -122,8 +122,9 @@ class Keeper:
                 self.folder = Path(message["folder"])
             elif "ended" in message:
                 self.said = message
-        elif "process" in message:
-            line.process = message["process"]
+        elif line is not self.hub and line.process is None:  # whoever connects has to say who it is
+            if message.get("token") == self.token:
+                line.process = message["process"]
         elif "done" in message:
             line.done = True
         elif "lost" in message:
@@ -132,8 +133,8 @@ class Keeper:
         elif "over" in message:
             self.over = message
 
-    def _join(self, index: int, count: int, host: str, port: int) -> None:
-        self.index, self.count, self.joined = index, count, time.monotonic()
+    def _join(self, index: int, count: int, host: str, port: int, token: str) -> None:
+        self.index, self.count, self.token, self.joined = index, count, token, time.monotonic()
         if index == 0:
             self.selector.register(self.listener, selectors.EVENT_READ, None)
             return
@@ -144,7 +145,7 @@ class Keeper:
         connection.settimeout(None)
         self.hub = Line(connection)
         self.selector.register(connection, selectors.EVENT_READ, self.hub)
-        self.hub.send(process=index)
+        self.hub.send(process=index, token=token)
 
     def _blame(self, cause: Cause) -> None:
         """The first cause counts, but one that another may have brought about gives way to it."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ def initialize(group, link):
         (folder / "port.new").rename(place)
     while not place.exists():
         time.sleep(0.02)
-    link.tell(joined=[index, 2, "127.0.0.1", int(place.read_text())])
+    link.tell(joined=[index, 2, "127.0.0.1", int(place.read_text()), "secret"])
     link.tell(folder="runs/x")
     link.enter()
 
@@ -113,6 +114,16 @@ def test_a_stopped_process_ends_the_run_in_bounded_time(tmp_path, index, who):
     line = f"l2l: process {index} of 2 has not answered for 1 s; go on with: l2l train --resume runs/x\n"
     ends = (0, 1) if who == "worker" else (1 - index,)
     assert pair.end(*ends) == [(1, line)] * len(ends)
+
+
+def test_strangers_are_not_heard(tmp_path):
+    pair = Pair(tmp_path, "time.sleep(1.5)", "time.sleep(1.5)")
+    place = "127.0.0.1", int((tmp_path / "port").read_text())
+    lie = b'{"process": 1, "token": "guessed"}\n{"lost": "all of it", "code": 1, "primary": true}\n'
+    with socket.create_connection(place) as scanner, socket.create_connection(place) as liar:
+        scanner.sendall(b"GET / HTTP/1.1\r\n\r\n[1]\n")
+        liar.sendall(lie)
+        assert pair.end() == [(0, ""), (0, "")]
 
 
 def test_an_error_of_one_is_said_by_all_with_its_exit_code(tmp_path):
