@@ -7,7 +7,7 @@ import pytest
 
 from tests.command_line import CONFIG, QUIET, l2l
 
-EVAL = "eval: {steps: 6, seeds: 4, tuning_seeds: 2, baselines: [adam, nag]}\n"
+EVAL = "eval: {steps: 6, seeds: 4, tuning_seeds: 2, baselines: [adam]}\n"
 MIXTURE = """
 name: mix
 problem:
@@ -54,7 +54,7 @@ def test_a_score_is_written_read_again_and_gone_on_with(folder):
     entry = timed["tasks"]["a"].pop("equal_time")
     assert timed["tasks"]["a"] == found["tasks"]["a"] and sum(timed["equal_time"].values()) == 2
     pace = found["tasks"]["a"]["seconds_per_step"]
-    assert entry["steps"]["nag"] == max(1, int(6 * pace["learned"] / pace["nag"] + 1e-9))
+    assert entry["steps"]["adam"] == max(1, int(6 * pace["learned"] / pace["adam"] + 1e-9))
     out, err = l2l(folder, "score", "run", "--suite", "suite", "--equal-time")
     assert "tuning" not in err
     # Kept, it brings its baselines along, which then serve where there are no others.

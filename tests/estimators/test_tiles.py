@@ -55,7 +55,7 @@ SECOND, CLIP = {"second_order": True, "discount": 0.9}, {"clip": 1e-3}
 @pytest.mark.parametrize(
     ("family", "more", "devices"),
     [
-        *(("lstm", SECOND, 1), ("lstm", CLIP, 2), ("learned start", {}, 2), (ADAM, {}, 2), ("members", SECOND, 2)),
+        *(("lstm", SECOND, 1), ("lstm", CLIP, 2), ("learned start", {}, 2), (ADAM, {}, 2), ("members", {}, 2)),
         ("phi by coordinate", {}, 2),
     ],
 )
