@@ -18,13 +18,13 @@ from pydantic import Field, create_model
 from l2lcli import registry
 from l2lcli.base import KindSpec, LearnedOptimizer, Replay
 
-# Optax's constructor and what differs from its defaults. Torch7's decay and momentum, as the paper compared with them: RMSprop
-# .99, momentum .9 (Andrychowicz et al. 2016, Section 3); RMSprop's epsilon is Optax's, inside the root.
+# Optax's constructor and what differs from its defaults. As Torch7 has them, which the paper compared with (Andrychowicz et al.
+# 2016, Section 3): RMSprop with a decay of .99 and epsilon beside the root, momentum .9.
 COMMON: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("sgd", {}),
     "momentum": ("sgd", {"momentum": 0.9}),
     "nag": ("sgd", {"momentum": 0.9, "nesterov": True}),
-    "rmsprop": ("rmsprop", {"decay": 0.99}),
+    "rmsprop": ("rmsprop", {"decay": 0.99, "eps_in_sqrt": False}),
     "adam": ("adam", {}),
     "adagrad": ("adagrad", {}),
     "adadelta": ("adadelta", {}),

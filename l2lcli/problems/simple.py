@@ -11,9 +11,11 @@ from l2lcli.base import Batch, Problem, ProblemSpec, Theta
 
 
 class SimpleSpec(ProblemSpec):
-    """f(x) = x², from x = 1."""
+    """f(x) = x², from x = 1; or f(x) = a x², each task with an a of its own."""
 
     kind: Literal["simple"] = "simple"
+    spread: float = Field(default=1.0, ge=1, le=1e6)
+    """a is drawn from 1 / spread to spread, evenly in the logarithm; 1: a = 1."""
 
 
 class SimpleMultiSpec(ProblemSpec):
@@ -26,8 +28,20 @@ class SimpleMultiSpec(ProblemSpec):
 
 @registry.problem.register("simple", SimpleSpec)
 def simple(spec: SimpleSpec, raw_dir: str | None = None) -> Problem:
-    """Build the one problem there is: all tasks are alike. theta: {"x": ()}; task and batch: (); f is unitless."""
-    return _squares(["x"])
+    """Build the problem. theta: {"x": ()}; task and batch: a, (), or () where it is 1 in all tasks; f is unitless."""
+    if spec.spread == 1:
+        return _squares(["x"])
+
+    import jax
+    import jax.numpy as jnp
+
+    def init(key, data):
+        return {"x": jnp.ones(())}, spec.spread ** jax.random.uniform(key, (), minval=-1.0, maxval=1.0)
+
+    def loss(theta, batch):
+        return batch * theta["x"] ** 2
+
+    return Problem(init, lambda key, task, data: task, loss, {"train": ()}, describe=lambda task: {"a": task})
 
 
 @registry.problem.register("simple_multi", SimpleMultiSpec)

@@ -81,7 +81,7 @@ def test_phi_is_nested_dictionaries_and_differentiable(family):
 def test_hand_made_optimizers_are_optax_with_the_papers_constants(name):
     expected = {
         "sgd": optax.sgd(0.02), "momentum": optax.sgd(0.02, momentum=0.9), "nag": optax.sgd(0.02, momentum=0.9, nesterov=True),
-        "rmsprop": optax.rmsprop(0.02, decay=0.99), "adam": optax.adam(0.02, 0.9, 0.999), "adagrad": optax.adagrad(0.02),
+        "rmsprop": optax.rmsprop(0.02, decay=0.99, eps_in_sqrt=False), "adam": optax.adam(0.02, 0.9, 0.999), "adagrad": optax.adagrad(0.02),
         "adadelta": optax.adadelta(0.02),
     }[name]  # fmt: skip
     theta, state = THETA, expected.init(THETA)
