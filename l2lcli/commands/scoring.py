@@ -14,7 +14,8 @@ from l2lcli import config as configs
 from l2lcli import processes, registry, tree
 from l2lcli.commands import backend
 from l2lcli.commands.progress import Display
-from l2lcli.config import Config
+from l2lcli.config import Config, ConfigError
+from l2lcli.config.specs import LINE_SEARCH
 from l2lcli.data.source import DataError
 from l2lcli.evaluation import score as scoring
 from l2lcli.experiment import Experiment, build
@@ -135,6 +136,10 @@ class Scorer:
             self._display.warn(f"{name}: {error}")
             return Done({"verdict": "missing", "ratio_final": None, "ratio_final_ci": None, "why": str(error)})
         problem, spec = experiment.problem, experiment.config.eval
+        if searches := [baseline for baseline in spec.baselines if baseline in LINE_SEARCH]:
+            raise ConfigError(
+                [f"{name}: eval.baselines: {searches[0]} has no learning rate, and scores are against those with one"]
+            )
         about = {"data": dict(problem.provenance), "config": _deciding(experiment.config)}
         if (held := scores.read_reference(name, self._suite.mark, about)) is not None:
             return Done(None, against=scoring.Reference(**held))

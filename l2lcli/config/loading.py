@@ -15,7 +15,7 @@ from typing import Any
 
 from l2lcli.config.faults import Finding, check, check_record, locate, suggest
 from l2lcli.config.files import IMPORTS, read, settings, take_imports
-from l2lcli.config.specs import FEW_SHOT, Config, config_class
+from l2lcli.config.specs import FEW_SHOT, LINE_SEARCH, Config, config_class
 from l2lcli.config.tree import find, leaves, merge, nest, split
 from l2lcli.config.yaml_read import DEFAULT, Fault, Node, Path, node, shown, unplaced
 from l2lcli.config.yaml_write import emit
@@ -237,7 +237,9 @@ def _cross(config: Config) -> Iterator[Finding]:
     for i, name in enumerate(config.eval.baselines):
         if name in config.eval.baselines[:i]:
             yield Finding(("eval", "baselines", i), f"{shown(name)} is there twice")
-        elif name not in FEW_SHOT:
+        elif name in LINE_SEARCH and config.eval.equal_time:
+            yield Finding(("eval", "baselines", i), f"{name} is compared at equal steps alone", (("eval", "equal_time"),))
+        elif name not in (*FEW_SHOT, *LINE_SEARCH):
             names["eval", "baselines", i] = name, config.eval.steps
     for path, (name, horizon) in names.items():
         try:

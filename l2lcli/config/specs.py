@@ -14,6 +14,7 @@ from l2lcli.config.yaml_read import Path
 KINDS: dict[Path, str] = {("problem",): "quadratic", ("optimizer",): "lstm", ("train", "estimator"): "auto"}  # the defaults
 
 FEW_SHOT = ("finetune", "nearest_neighbour")  # baselines of few-shot problems alone
+LINE_SEARCH = ("bfgs", "lbfgs", "conjugate_gradient")  # of problems that are the same at every step
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Seeds = Annotated[int, Field(ge=2, le=100_000)]
 Episodes = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -139,7 +140,8 @@ class EvalSpec(Spec):
     """Other optimizees, that the baselines' learning rates are tuned on."""
     baselines: list[str] = Field(default=["sgd", "momentum", "nag", "rmsprop", "adam"], max_length=100)
     """Optax optimizers to compare with; adam_cosine and nag_cosine: with a rate that falls to zero at the last step. For
-    few-shot problems also finetune and nearest_neighbour."""
+    few-shot problems also finetune and nearest_neighbour; where f is the same at every step also bfgs, lbfgs and
+    conjugate_gradient, of which an evaluation of f counts as a step."""
     equal_time: bool = False
     """Every baseline is also given as many steps as fit into the learned optimizer's time, at a rate tuned for that many."""
     metrics_every: Positive = 20

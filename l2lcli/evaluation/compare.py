@@ -15,10 +15,12 @@ import jax.numpy as jnp
 
 from l2lcli import processes
 from l2lcli.base import Key, LearnedOptimizer, Phi, Problem
+from l2lcli.config.specs import LINE_SEARCH
 from l2lcli.evaluation import statistics
 from l2lcli.evaluation.curves import Curves, curves, tune
 from l2lcli.evaluation.equal_time import PACE, Remember, at_once
 from l2lcli.evaluation.equal_time import equal_time as at_equal_time
+from l2lcli.evaluation.line_search import line_search
 from l2lcli.evaluation.summary import METRICS, BestBaseline, Entry, Part, Pays, Rate
 from l2lcli.evaluation.timing import seconds_per_step
 from l2lcli.inner.unroll import namespace
@@ -55,7 +57,7 @@ def compare(
       problem: f.
       name: what the summary calls it.
       learned: the name, family and phi of the learned optimizer; None compares the baselines alone.
-      baselines: names that `hand` knows.
+      baselines: names that `hand` knows or, where f is the same at every step, that are in LINE_SEARCH.
       root: the run's key; tuning and evaluation draw from namespaces of their own.
       steps: T.
       seeds: S.
@@ -78,10 +80,13 @@ def compare(
         for_sum = found[label]
         if rates is not None and rates["sum"] != rates["final"]:
             for_sum = found[f"{label}@sum"] = curves(problem, family, phis["sum"], keys, steps, metrics_every)
+        members[label] = family, phis["final"]
+        enter(label, for_sum, rates)
+
+    def enter(label: str, for_sum: Curves, rates: dict[str, float] | None) -> None:
         measured: dict[str, Any] = {}
         for metric, values in found[label].metrics.items():
             measured[metric], measured[f"{metric}_ci"] = statistics.mean_interval(values[:, -1])
-        members[label] = family, phis["final"]
         entries[label] = Entry(
             phi_final=None if rates is None else Rate(learning_rate=rates["final"]),
             phi_sum=None if rates is None else Rate(learning_rate=rates["sum"]),
@@ -92,7 +97,7 @@ def compare(
         if measured:
             entries[label] = entries[label].model_copy(update={"test": measured})
 
-    for baseline in baselines:
+    for baseline in filter(lambda name: name not in LINE_SEARCH, baselines):
 
         def find(baseline: str = baseline) -> dict[str, float]:
             progress.say(f"tuning {baseline}")
@@ -101,6 +106,12 @@ def compare(
         rates = remember(baseline, steps, find)
         phis = {metric: {"log_learning_rate": jnp.float32(math.log(rate))} for metric, rate in rates.items()}
         add(baseline, hand(baseline, horizon=steps), phis, rates)
+    searched: dict[str, float | None] = {}
+    for baseline in filter(lambda name: name in LINE_SEARCH, baselines):
+        progress.say(f"evaluating {baseline}")
+        run = lambda name=baseline: line_search(problem, name, keys, steps, metrics_every, progress)
+        found[baseline], searched[baseline] = processes.shared(run, slow=True)
+        enter(baseline, found[baseline], None)
     if learned is not None:
         label, family, phi = learned
         progress.say(f"evaluating {label}")
@@ -109,7 +120,7 @@ def compare(
             add(other, family, {"final": parameters, "sum": parameters}, None)
     measure = lambda: processes.shared(lambda: seconds_per_step(problem, members, keys[0], steps, progress), slow=True)
     pace = remember(PACE, steps, measure) if equal_time else measure()
-    for label, seconds in pace.items():
+    for label, seconds in (pace | searched).items():
         entries[label] = entries[label].model_copy(update={"seconds_per_step": seconds})
     ours = learned and learned[0]
     said = _verdict(problem, ours, baselines, entries, found)

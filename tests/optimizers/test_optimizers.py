@@ -81,14 +81,22 @@ def test_phi_is_nested_dictionaries_and_differentiable(family):
 def test_hand_made_optimizers_are_optax_with_the_papers_constants(name):
     expected = {
         "sgd": optax.sgd(0.02), "momentum": optax.sgd(0.02, momentum=0.9), "nag": optax.sgd(0.02, momentum=0.9, nesterov=True),
-        "rmsprop": optax.rmsprop(0.02, decay=0.99, eps_in_sqrt=False), "adam": optax.adam(0.02, 0.9, 0.999), "adagrad": optax.adagrad(0.02),
-        "adadelta": optax.adadelta(0.02),
+        "rmsprop": optax.rmsprop(0.02, decay=0.99, eps_in_sqrt=False), "adam": optax.adam(0.02, 0.9, 0.999),
+        "adagrad": optax.adagrad(0.02), "adadelta": optax.adadelta(0.02),
     }[name]  # fmt: skip
     theta, state = THETA, expected.init(THETA)
     for grad, found in zip(gradients(3), updates(hand(name), {"log_learning_rate": jnp.log(0.02)}, gradients(3)), strict=True):
         update, state = expected.update(grad, state, theta)
         theta = optax.apply_updates(theta, update)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), update, found)
+
+
+def test_epsilon_of_rmsprop_is_added_to_the_root():
+    """As in Torch7; inside the root, which is Optax's default, it would be as large as 1e-4 beside that."""
+    family, gradient = hand("rmsprop"), jnp.float32(1e-7)  # whose averaged square has a root of 1e-8 after one step
+    tx = family.bind({"log_learning_rate": jnp.log(0.02)})
+    found, _ = tx.update(gradient, tx.init(gradient))
+    np.testing.assert_allclose(found, -0.02 * 1e-7 / (1e-8 + 1e-8), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", COSINE)
