@@ -18,6 +18,7 @@ from l2lcli.evaluation.compare import Comparison, compare
 from l2lcli.evaluation.curves import program
 from l2lcli.evaluation.equal_time import PACE, Remember, at_once
 from l2lcli.evaluation.inspection import Inspection, inspect
+from l2lcli.evaluation.response import respond
 from l2lcli.evaluation.summary import Part
 from l2lcli.experiment import Experiment
 from l2lcli.inner.unroll import namespace
@@ -82,7 +83,7 @@ class _Variant(NamedTuple):
         self.progress.check()
 
 
-def _inspect(experiment: Experiment, phi: Any, summary: Part, progress: Progress):
+def _inspect(experiment: Experiment, phi: Any, summary: Part, progress: Progress) -> Inspection:
     progress.check()
     progress.say("recording updates")
     optimizers = {experiment.label: (experiment.optimizer, phi)}
@@ -90,7 +91,11 @@ def _inspect(experiment: Experiment, phi: Any, summary: Part, progress: Progress
         entry = summary.optimizers.get(name)
         if entry is not None and (rate := entry.rate("final")):
             optimizers[name] = hand(name), {"log_learning_rate": jnp.float32(math.log(rate))}
-    return inspect(experiment.problem, optimizers, namespace(experiment.root, "inspection"), experiment.config.eval.steps)
+    what = experiment.problem, optimizers, namespace(experiment.root, "inspection"), experiment.config.eval.steps
+    found = inspect(*what)
+    progress.check()
+    late = {f"response/{name}": array for name, array in respond(*what).items()}
+    return found._replace(arrays=found.arrays | late)
 
 
 def _gates(experiment: Experiment, phi: Any, progress: Progress):

@@ -26,7 +26,8 @@ class Inspection(NamedTuple):
     Attributes:
       arrays: "gradient" [W, K]; for each optimizer "update/<name>" [W, K], "step_size/<name>" [W, Q], quantiles over the N
         coordinates of |update / gradient|, and "uphill/<name>" [W], the share of coordinates whose update has the sign of
-        the gradient (both without those of gradient 0); "state/<leaf>" [W, U, K], float16, of the first optimizer.
+        the gradient (both without those of gradient 0); "state/<leaf>" [W, U, K], float16, of the first optimizer. In a run's
+        inspection.npz besides what `response.respond` found, under "response/".
       meta: {"optimizers": names, the one that trained first, "coordinates": [K] names, "quantiles": [Q]}.
     """
 

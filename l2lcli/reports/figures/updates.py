@@ -50,6 +50,10 @@ def read(folder: Path) -> Recorded | None:
         sound = sound and all(arrays[f"{kind}/{n}"].shape == shape for kind, shape in shapes.items() for n in optimizers)
         states = [array.shape for key, array in arrays.items() if key.startswith("state/")]
         sound = sound and all(len(shape) == 3 and (shape[0], shape[2]) == (steps, known) for shape in states)
+        if "response/steps" in arrays:  # older files have none
+            known = arrays["response/steps"].size, arrays["response/edges"].size - 1
+            sound = sound and all(arrays[f"response/size/{n}"].shape == known for n in optimizers)
+            sound = sound and all(arrays[f"response/opposed/{n}"].shape == known[:1] for n in optimizers[1:])
         if not sound:
             raise ValueError
     except (KeyError, TypeError, ValueError):
@@ -63,6 +67,8 @@ def planned(folder: Path, label: str) -> list[Figure]:
     if found is None:
         return []
     drawn = [_updates(found, label), _step_sizes(found, label)]
+    if "response/steps" in found.arrays:
+        drawn.append(_response(found, label))
     return [*drawn, _states(found, label)] if any(key.startswith("state/") for key in found.arrays) else drawn
 
 
@@ -144,6 +150,41 @@ def _step_sizes(found: Recorded, label: str) -> Figure:
         return figure
 
     return Figure("step_sizes", title, caption, draw, arranged=True)
+
+
+def _response(found: Recorded, label: str) -> Figure:
+    title = f"{label}: updates by the size of gradients"
+    learned, *others = found.optimizers
+    caption = (
+        f"Mean |update| of the coordinates whose |gradient| lies in a bin, early (bright) and late (dark) in a run by {learned}"
+    )
+    caption += f"; dashed {', '.join(others)} at the last of these steps, on the same gradients. On the right the share of"
+    caption += f" coordinates that {learned} moves the other way." if others else "."
+    caption = caption if others else caption.partition(";")[0] + "."
+
+    def draw() -> Any:
+        from matplotlib import colormaps
+
+        figure, axes = _grid(1, 2, 2.6)
+        left, right = axes[0]
+        steps, edges = found.arrays["response/steps"], found.arrays["response/edges"]
+        middles = 10 ** ((edges[1:] + edges[:-1]) / 2)
+        for k, step in enumerate(steps):
+            colour = colormaps["viridis"](0.9 - 0.85 * k / max(len(steps) - 1, 1))
+            left.plot(middles, found.arrays[f"response/size/{learned}"][k], color=colour, linewidth=1.4, label=f"step {step:g}")
+        for name in others:
+            colour = found.colour(name)
+            left.plot(middles, found.arrays[f"response/size/{name}"][-1], color=colour, linewidth=1, linestyle="--")
+            right.plot(steps, found.arrays[f"response/opposed/{name}"], color=colour, linewidth=1.4, label=literal(name))
+        left.set(xscale="log", yscale="log", xlabel="|gradient|", ylabel="mean |update|")
+        left.legend(fontsize=6, frameon=False)
+        right.set(xscale="log", ylim=(-0.03, 1.03), xlabel="step", ylabel="share moved the other way")
+        if others:
+            right.legend(fontsize=7, frameon=False)
+        figure.suptitle(literal(title), fontsize=10, fontweight="bold", x=0.01, ha="left")
+        return figure
+
+    return Figure("response", title, caption, draw, arranged=True)
 
 
 def _states(found: Recorded, label: str) -> Figure:
