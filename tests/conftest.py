@@ -7,7 +7,11 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")  # as a command takes them on 
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # the tests compile more than they compute
+# The tests compile more than they compute: no optimization, no emitters of fused loops (MLIR; three times as long), one module.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 
 import jax
 import pytest
