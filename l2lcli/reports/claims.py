@@ -11,7 +11,7 @@ import numpy as np
 from l2lcli.base import Spec
 from l2lcli.evaluation import statistics
 from l2lcli.evaluation.summary import EqualTime, Interval
-from l2lcli.reports import curves, tables
+from l2lcli.reports import curves, numbers, tables
 from l2lcli.runs.files import RunError, read_json, read_yaml
 
 HEADER = ["claim", "published", "measure", "here: loss / loss = ratio [95 %]", "verdict"]
@@ -39,11 +39,19 @@ class Claim(Spec):
     """Whose loss is divided; null for the learned one."""
     against: str | None = None
     """Another run on the same seeds, by whose learned optimizer's loss it is divided; null for the best tuned baseline's."""
-    metric: Literal["final", "sum", "time"] = "final"
-    """The loss at the end, or summed over the steps, or at the end after equal times. The sum alone between two runs, or for
-    another optimizer."""
+    rival: str | None = None
+    """A baseline of the run, by whose loss it is divided, whether it is the best or not."""
+    metric: Literal["final", "sum", "time", "accuracy"] = "final"
+    """The loss at the end, or summed over the steps, or at the end after equal times; of few-shot problems the accuracy, which
+    is not divided but compared with that of `against`, or of `rival`."""
     expect: Literal["below 1", "above 1"] = "below 1"
-    """The claim, as a side of 1."""
+    """The claim, as a side of 1. Of an accuracy, "above 1": ours is the higher one."""
+    number: str | None = None
+    """What is measured instead of a loss: see `numbers.find`."""
+    above: float | None = None
+    """The claim of a number: so much at least."""
+    below: float | None = None
+    """The claim of a number: so much at most."""
 
 
 def table(path: Path) -> list[list[str]]:
@@ -97,6 +105,10 @@ class LossRatio(NamedTuple):
 def _row(root: Path, claim: Claim) -> list[str]:
     if claim.wins is not None:
         return _wins(root, claim, claim.wins)
+    if claim.number is not None:
+        return _number(root, claim, claim.number)
+    if claim.metric == "accuracy":
+        return _accuracy(root, claim)
     first = [claim.claim, claim.published, MEASURES[claim.metric]]
     found = _found(root / claim.run, root / claim.against if claim.against else None, claim)
     if found is None:
@@ -106,8 +118,7 @@ def _row(root: Path, claim: Claim) -> list[str]:
     if others:
         shown += f"; other meta-training seeds {', '.join(tables.number(other, 3) for other in others)}"
     held = [side < 1 for side in sides] if claim.expect == "below 1" else [side > 1 for side in sides]
-    verdict = "**holds**" if all(held) else "undecided" if any(held) else "**does not hold**"
-    return [*first, shown, verdict if others else f"{verdict} (one run)"]
+    return [*first, shown, _verdict(held, bool(others))]
 
 
 def _wins(root: Path, claim: Claim, least: int) -> list[str]:
@@ -124,6 +135,46 @@ def _wins(root: Path, claim: Claim, least: int) -> list[str]:
         shown += f"; other meta-training seeds {', '.join(map(str, counts[1:]))}"
     verdict = "**holds**" if min(counts) >= least else "undecided" if max(counts) >= least else "**does not hold**"
     return [*first, shown, verdict if len(counts) > 1 else f"{verdict} (one run)"]
+
+
+def _number(root: Path, claim: Claim, name: str) -> list[str]:
+    found = [
+        value for folder in (root / claim.run, *_seeds(root / claim.run)) if (value := numbers.find(folder, name)) is not None
+    ]
+    first = [claim.claim, claim.published, name]
+    if not found:
+        return [*first, "-", NOT_MEASURED]
+    shown = tables.number(found[0], 3)
+    if len(found) > 1:
+        shown += f"; other meta-training seeds {', '.join(tables.number(value, 3) for value in found[1:])}"
+    low, high = -np.inf if claim.above is None else claim.above, np.inf if claim.below is None else claim.below
+    held = [low <= value <= high for value in found]
+    return [*first, shown, _verdict(held, len(found) > 1)]
+
+
+def _accuracy(root: Path, claim: Claim) -> list[str]:
+    first = [claim.claim, claim.published, "accuracy"]
+    found = []
+    for folder in (root / claim.run, *_seeds(root / claim.run)):
+        beside = root / claim.against / (folder.name if folder != root / claim.run else "") if claim.against else folder
+        if (pair := numbers.accuracies((folder, claim.optimizer), (beside, claim.rival))) is not None:
+            found.append(pair)
+    if not found:
+        return [*first, "-", NOT_MEASURED]
+    shown = [
+        f"{100 * ours:.1f} ± {100 * ci:.1f} % / {100 * theirs:.1f} ± {100 * of:.1f} %" for (ours, ci), (theirs, of) in found
+    ]
+    text = f"{shown[0]} ({claim.against or claim.rival})" + "; other meta-training seeds " * (len(shown) > 1)
+    held = []
+    for (ours, ci), (theirs, of) in found:
+        apart = ours - theirs if claim.expect == "above 1" else theirs - ours
+        held += [apart > np.hypot(ci, of), apart > -np.hypot(ci, of)]  # as if the episodes were not the same: more cautious
+    return [*first, text + ", ".join(shown[1:]), _verdict(held, len(found) > 1)]
+
+
+def _verdict(held: list[bool], seeds: bool) -> str:
+    verdict = "**holds**" if all(held) else "undecided" if any(held) else "**does not hold**"
+    return verdict if seeds else f"{verdict} (one run)"
 
 
 def _seeds(folder: Path) -> list[Path]:
@@ -158,13 +209,15 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
         return None
     if claim.metric == "time":
         return part.equal_time and _equal_time(part.equal_time, part.mean(part.learned, "final"))
+    assert claim.metric != "accuracy"
     best, metric = str(part.best(claim.metric)), claim.metric
-    if claim.against is None and claim.optimizer is None:
+    if claim.against is None and claim.optimizer is None and claim.rival is None:
         return LossRatio(*part.ratio(metric), part.mean(part.learned, metric), part.mean(best, metric), best)
-    if metric != "sum":
-        raise RunError(f"{claim.claim}: the final loss is compared with the best baseline's alone")
-    own = curves.of(folder, claim.variant or part.problem)
-    ours, theirs = own.get(claim.optimizer or part.learned), own.get(f"{best}@sum", own.get(best))
+    own, name, best = curves.of(folder, claim.variant or part.problem), claim.optimizer or part.learned, claim.rival or best
+    ours, theirs = own.get(name), own.get(best)
+    if metric == "sum":
+        theirs = own.get(f"{best}@sum", theirs)
+    level = part.mean(name, "final")
     if against is not None:
         other = tables.read_summary(against)
         if other is None:
@@ -173,9 +226,15 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
     rival = claim.against or best
     if ours is None or theirs is None or ours.shape != theirs.shape or not np.array_equal(ours[:, 0], theirs[:, 0]):
         raise RunError(f"{claim.claim}: {folder.name} and {rival} have no curves on the same seeds and steps")
-    totals = statistics.total(ours), statistics.total(theirs)
-    ratio, interval = statistics.ratio_interval(*totals)
-    return LossRatio(ratio, interval, float(totals[0].mean()), float(totals[1].mean()), rival)
+    measure = statistics.total
+    if metric == "final":
+        # Whether losses are those of minibatches, only what was said of them tells.
+        means = {noisy: statistics.final(ours, noisy).mean() for noisy in (False, True)}
+        minibatch = level is not None and abs(means[True] - level) < abs(means[False] - level)
+        measure = lambda losses: statistics.final(losses, minibatch)
+    samples = measure(ours), measure(theirs)
+    ratio, interval = statistics.ratio_interval(*samples)
+    return LossRatio(ratio, interval, float(samples[0].mean()), float(samples[1].mean()), rival)
 
 
 def _equal_time(timed: EqualTime, ours: float | None) -> LossRatio | None:
