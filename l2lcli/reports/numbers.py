@@ -20,7 +20,8 @@ def find(folder: Path, name: str) -> float | None:
     (`evaluation.response`). "slope/<optimizer>": there, the slope of log |update| over log |gradient| between the smaller half
     of the gradients, each bin of gradients weighted by its coordinates: 0 where updates do not hang on gradients, 1 where they
     are proportional. "uphill/<optimizer>": the share of coordinates moved with the sign of their gradient, over all recorded
-    steps. "gate/<gate>": its mean over layers, episodes and updates; "gate-spread/<gate>": over updates, the greatest less the least.
+    steps. "gate/<gate>": its mean over layers, episodes and updates; "gate-spread/<gate>": over updates, the greatest less the
+    least.
 
     Raises RunError for another name, or where the file is damaged.
     """
