@@ -51,10 +51,8 @@ figures: .venv/installed  ## Draw the figures that README.md and docs/ show agai
 paper: .venv/installed  ## Run the experiments of the table of claims from nothing, and keep their results: many hours
 	$(L2L) sweep $(PAPER) $(PAPER_SET) --jobs 1  # one at a time: the times of a step are part of the results
 	$(L2L) report "$$(ls -d runs/paper/sweep-* | tail -n 1)" --save-reference
-	$(L2L) eval mnist --config configs/mnist-architectures.yaml
-	$(L2L) report runs/evaluations/latest --save-reference
-	$(L2L) eval digits --config configs/digits-variants.yaml
-	$(L2L) report runs/evaluations/latest --save-reference
+	set -e; for name in mnist-architectures:mnist digits-variants:digits digits-long:digits digits-averages-long:digits-averages; do \
+	  $(L2L) eval $${name#*:} --config configs/$${name%:*}.yaml; $(L2L) report runs/evaluations/latest --save-reference; done
 	set -e; for name in general general-small general/seed-1 general/seed-2; do $(L2L) score $$name; done
 	set -e; for name in general-without-relu general-without-sigmoid; do for seed in "" /seed-1 /seed-2; do \
 	  $(L2L) score $$name$$seed --suite configs/transfer; done; done
