@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from l2lcli.commands import bench, config, export, names, new, report, score, sweep
+from l2lcli.commands import bench, config, export, inspect, names, new, report, score, sweep
 from l2lcli.commands.options import Coordinator, Distributed, EqualTime, Import, NumProcesses, PeerTimeout, ProcessId, Set
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def version(show: bool) -> None:
 app.command("bench")(bench.bench)
 app.add_typer(config.app, name="config")
 app.command("export")(export.export)
+app.command("inspect")(inspect.inspect)
 app.command("list")(names.list_names)
 app.command("new")(new.new)
 app.command("report")(report.report)

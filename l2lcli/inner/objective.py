@@ -10,6 +10,7 @@ from l2lcli.base import Inner, Objective
 SMALLEST = 1e-12  # of a loss, before its logarithm is taken
 
 
+@jax.named_scope("objective")
 def of_window(objective: Objective, scores: jax.Array, inner: Inner) -> jax.Array:
     """The part Σ_t w_t g(f(theta_t)), (), that a window of one optimizee contributes.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 
@@ -17,3 +18,8 @@ def transformation(init: Callable[..., Any], update: Callable[..., Any]) -> opta
     """
     # Optax's protocols name their arguments params and updates, and this project theta and grad, as papers do.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def called(name: str, tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The same transformation, whose operations bear that name in profiles and in `l2l inspect --graph`."""
+    return transformation(tx.init, jax.named_scope(name)(optax.with_extra_args_support(tx).update))

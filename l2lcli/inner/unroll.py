@@ -62,7 +62,8 @@ def drawn(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, key: Key, dat
 
 def begun(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, inner: Inner, data: Data) -> Inner:
     """What `fresh` makes of what `drawn` made; differentiable in phi where the optimizer learns the start."""
-    theta = inner.theta if optimizer.start is None else optimizer.start(phi, inner.theta)
+    with jax.named_scope("learned start"):
+        theta = inner.theta if optimizer.start is None else optimizer.start(phi, inner.theta)
     value, grad = _evidence(problem, theta, inner.task, inner.key, inner.t, data)
     return inner._replace(theta=theta, first=value, value=value, grad=grad)
 
@@ -110,7 +111,7 @@ def unroll(
     passed = lambda x: optax.scale_gradient(x, discount)  # the values stay to the bit
     fed = passed if second_order else jax.lax.stop_gradient
     recomputed = functools.partial(jax.checkpoint, prevent_cse=False) if checkpoint else lambda function: function
-    judged = None if score is None else recomputed(score)
+    judged = None if score is None else recomputed(jax.named_scope("outer loss")(score))
 
     @recomputed
     def evidence(theta, task, key, t):
@@ -119,9 +120,11 @@ def unroll(
         return value, fed(value), fed(grad)
 
     def step(inner: Inner, _: None) -> tuple[Inner, tuple[jax.Array, Any, Any]]:
-        tx = optimizer.bind(phi)
-        update, opt = tx.update(inner.grad, inner.opt, inner.theta, value=inner.value, horizon=inner.horizon)
-        theta = optax.apply_updates(inner.theta, update)
+        with jax.named_scope("optimizer"):  # these names are what profiles and `l2l inspect --graph` show
+            tx = optimizer.bind(phi)
+            update, opt = tx.update(inner.grad, inner.opt, inner.theta, value=inner.value, horizon=inner.horizon)
+        with jax.named_scope("theta + update"):
+            theta = optax.apply_updates(inner.theta, update)
         t = inner.t + 1
         value, fed_value, grad = evidence(theta, inner.task, inner.key, t)
         after = inner._replace(theta=theta, opt=opt, t=t, value=value, grad=grad)
@@ -135,5 +138,6 @@ def unroll(
 
 
 def _evidence(problem: Problem, theta, task, key: Key, t: jax.Array, data: Data):
-    batch = problem.batch(jax.random.fold_in(key, t), task, data)
-    return jax.value_and_grad(problem.loss)(theta, batch)
+    with jax.named_scope("minibatch"):
+        batch = problem.batch(jax.random.fold_in(key, t), task, data)
+    return jax.value_and_grad(jax.named_scope("f")(problem.loss))(theta, batch)

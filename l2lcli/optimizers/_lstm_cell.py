@@ -22,6 +22,7 @@ class Fused(NamedTuple):
     bias: jax.Array  # ()
 
 
+@jax.named_scope("fuse")
 def fuse(phi: Any, forget_bias: float, output_scale: float) -> Fused:
     """phi with the halves, the forget-gate bias and the output scale multiplied in."""
     layers = tuple(fuse_layer(phi[name], forget_bias) for name in sorted(name for name in phi if name.startswith("lstm_")))
@@ -87,12 +88,15 @@ def step(weights: Fused, h: tuple[jax.Array, ...], c: tuple[jax.Array, ...], x: 
       The new h and c, the updates [B], what the backward pass needs of each layer, and what the read-out reads [H, B].
     """
     new_h, new_c, kept = [], [], []
-    for layer, h_layer, c_layer in zip(weights.layers, h, c, strict=True):
-        x, c_after, keep = cell(layer, x, h_layer, c_layer)
+    for i, (layer, h_layer, c_layer) in enumerate(zip(weights.layers, h, c, strict=True)):
+        with jax.named_scope(f"lstm_{i}"):
+            x, c_after, keep = cell(layer, x, h_layer, c_layer)
         new_h.append(x)
         new_c.append(c_after)
         kept.append(keep)
-    return tuple(new_h), tuple(new_c), weights.kernel @ x + weights.bias, tuple(kept), x
+    with jax.named_scope("readout"):
+        updates = weights.kernel @ x + weights.bias
+    return tuple(new_h), tuple(new_c), updates, tuple(kept), x
 
 
 @jax.custom_vjp

@@ -45,6 +45,8 @@ def groups(spec: GroupsSpec) -> LearnedOptimizer:
     import jax
     import optax
 
+    from l2lcli.inner.transformation import called
+
     families = {name: registry.optimizer.build(group.optimizer) for name, group in spec.groups.items()}
     for name, family in families.items():
         if family.start is not None:
@@ -76,7 +78,8 @@ def groups(spec: GroupsSpec) -> LearnedOptimizer:
 
     def bind(phi):
         # A family that learns nothing has an empty phi, which a file does not hold.
-        return optax.partition({name: family.bind(phi.get(name, {})) for name, family in families.items()}, label)
+        named = {name: called(name, family.bind(phi.get(name, {}))) for name, family in families.items()}
+        return optax.partition(named, label)
 
     def members(theta):
         found, start = {name: [] for name in families}, 0

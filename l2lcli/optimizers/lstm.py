@@ -72,11 +72,13 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
 
     def look(seen, flat):
         """Gradients [N] -> what the LSTM is shown [inputs, N]."""
-        shown = jax.vmap(show, out_axes=-1)(flat)
+        with jax.named_scope("preprocess"):
+            shown = jax.vmap(show, out_axes=-1)(flat)
         if spec.averages is None:
             return None, shown
-        seen, ratios, root = see(spec.averages, seen, flat)
-        return seen, jnp.concatenate([shown, shown_of_averages(ratios, root)])
+        with jax.named_scope("averages"):
+            seen, ratios, root = see(spec.averages, seen, flat)
+            return seen, jnp.concatenate([shown, shown_of_averages(ratios, root)])
 
     def shrunk(updates):
         """As in Yang et al. 2022 (Tensor Programs V, Table 3): a layer's sum over n inputs moves by n of their updates."""

@@ -122,15 +122,18 @@ def _family(spec: LstmGdSpec, hidden: int) -> LearnedOptimizer:
             """f_t and i_t [N], and the front LSTM's h and c."""
             if spec.frozen_rate is not None:
                 return jnp.ones_like(grad), jnp.full_like(grad, spec.frozen_rate), (), ()
-            loss = jnp.broadcast_to(show(jnp.asarray(value, grad.dtype))[:, None], (shown // 2, grad.size))
-            x, h, c = jnp.concatenate([jax.vmap(show, out_axes=-1)(grad), loss]), (), ()
+            with jax.named_scope("preprocess"):
+                loss = jnp.broadcast_to(show(jnp.asarray(value, grad.dtype))[:, None], (shown // 2, grad.size))
+                x, h, c = jnp.concatenate([jax.vmap(show, out_axes=-1)(grad), loss]), (), ()
             if hidden:
-                x, new_c, _ = cell(fuse_layer(phi["lstm"], 0.0), x, state.h[0], state.c[0])
+                with jax.named_scope("lstm"):
+                    x, new_c, _ = cell(fuse_layer(phi["lstm"], 0.0), x, state.h[0], state.c[0])
                 h, c = (x,), (new_c,)
 
             def gate(name, before):
                 weights = phi[name]
-                return jax.nn.sigmoid(weights["kernel"] @ jnp.concatenate([x, theta[None], before[None]]) + weights["bias"])
+                with jax.named_scope(f"{name} gate"):
+                    return jax.nn.sigmoid(weights["kernel"] @ jnp.concatenate([x, theta[None], before[None]]) + weights["bias"])
 
             return gate("forget", state.forget), gate("input", state.input), h, c
 

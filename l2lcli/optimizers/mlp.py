@@ -63,7 +63,8 @@ def mlp(spec: MlpSpec) -> LearnedOptimizer:
 
         def update(grad, state, theta=None, *, horizon=0, **extra):
             flat, unravel = ravel_pytree(grad)
-            state, ratios, root = see(spec.averages, state, flat)
+            with jax.named_scope("averages"):
+                state, ratios, root = see(spec.averages, state, flat)
             size = bounded(root)
             # Row by row, not as a product of matrices: it is one pass over the coordinates then.
             divided, as_it_is = jnp.split(phi["skip"], 2)

@@ -57,7 +57,7 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
     import jax.numpy as jnp
 
     from l2lcli.inner.flat import flat
-    from l2lcli.inner.transformation import transformation
+    from l2lcli.inner.transformation import called, transformation
     from l2lcli.optimizers import _tensors
 
     family = _built(spec.rule)
@@ -83,9 +83,11 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
             output["readout"] = jnp.zeros(spec.hidden, dtype)
         return {"rule": rule.init(rule_key, theta), "output": output}
 
+    @jax.named_scope("features")
     def feed(grad, state, theta, value, horizon):
         return _tensors.see((spec.memory, spec.growth), state, grad, theta, value, horizon)
 
+    @jax.named_scope("size")
     def output(phi, said, known):
         features = known.features.at[:, jnp.array(unseen)].set(0) if unseen else known.features
         logs = features @ phi["linear"]
@@ -105,7 +107,7 @@ def scaled(spec: ScaledSpec) -> LearnedOptimizer:
         return structure.unflatten(updates)
 
     def bind(phi):
-        tx = rule.bind(phi.get("rule", {}))  # an artefact has no names without numbers
+        tx = called("rule", rule.bind(phi.get("rule", {})))  # an artefact has no names without numbers
 
         def start(theta):
             return ComposedState(tx.init(theta), _tensors.unseen(theta))
