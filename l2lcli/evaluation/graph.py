@@ -12,11 +12,11 @@ from typing import NamedTuple
 MOST = 30  # nodes of a drawing
 STOP = "stop_gradient"
 STEP = "step "  # the scope of each step of a window, before its number
-# What arranges numbers and computes none: an operation of these alone that is in no group is a part of an edge.
-ARRANGES = frozenset(
-    ("broadcast_in_dim", "concatenate", "convert_element_type", "copy", "copy_p", "expand_dims", "optimization_barrier", "pad")
-    + ("rev", "reshape", "slice", "split", "squeeze", "stack", "transpose", STOP)
-)
+# What arranges numbers and computes none. Between groups it is a part of an edge.
+ARRANGES = {
+    *("broadcast_in_dim", "concatenate", "convert_element_type", "copy", "expand_dims", "optimization_barrier", "pad", "rev"),
+    *("reshape", "slice", "split", "squeeze", "transpose"),
+}
 
 
 class Value(NamedTuple):
@@ -88,8 +88,8 @@ def grouped(program: Program, unnamed: str, depth: int = 8) -> Graph:
     """
     program = _needed(program)
     finest = max((len(operation.group) for operation in program.operations), default=0)
-    for depth in range(min(finest, depth), 1, -1):
-        graph = _grouped(program, unnamed, depth)
+    for scopes in range(min(finest, depth), 1, -1):
+        graph = _grouped(program, unnamed, scopes)
         if len(graph.nodes) <= MOST:
             return graph
     return _grouped(program, unnamed, 1)
@@ -125,13 +125,15 @@ def _grouped(program: Program, unnamed: str, depth: int) -> Graph:
     # Of each value: the nodes that it comes from, what it was there, and whether its derivative was dropped on the way.
     origins = {value: {(cluster, value, False)} for cluster, values in inputs.items() for value in values}
     order, current = list(inputs), {}
+    scopes_of = {operation.group[:depth] for operation in program.operations}
+    around = {scopes[:i] for scopes in scopes_of for i in range(len(scopes))}  # those with scopes in them
     for operation in program.operations:
         found = {origin for value in operation.reads for origin in origins.get(value, ())}
-        if _passes(program, operation):
+        scopes = operation.group[:depth]
+        if _passes(program, operation, scopes in around):
             dropped = {(cluster, value, stopped or operation.primitive == STOP) for cluster, value, stopped in found}
             origins.update(dict.fromkeys(operation.makes, dropped))
             continue
-        scopes = operation.group[:depth]
         cluster, others = current.get(scopes), {cluster for cluster, _, _ in found}
         if cluster is None or any(other is not cluster and _reaches(cluster, other) for other in others):
             step, inside = _apart(scopes)
@@ -149,12 +151,13 @@ def _apart(scopes: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     return (scopes[0], scopes[1:]) if scopes and scopes[0].startswith(STEP) else ("", scopes)
 
 
-def _passes(program: Program, operation: Operation) -> bool:
-    """Whether it is a part of an edge: a stop, or what is in no group and arranges or counts."""
+def _passes(program: Program, operation: Operation, around: bool) -> bool:
+    """Whether it is a part of an edge: a stop, what arranges around groups, or what counts and is in no group."""
     if operation.primitive == STOP:
         return True
+    alone = not _apart(operation.group)[1]
     counts = all(not program.values[value].dtype.startswith(("float", "bfloat")) for value in operation.makes)
-    return not _apart(operation.group)[1] and (counts or operation.primitive in ARRANGES)
+    return (operation.primitive in ARRANGES and (alone or around)) or (alone and counts)
 
 
 def _reaches(source: _Cluster, target: _Cluster) -> bool:
@@ -198,7 +201,12 @@ def _drawn(program: Program, order: list[_Cluster], outputs: Mapping[_Cluster, t
                     gone.setdefault((place[source], place[cluster], dropped), {})[origin] = None
     counted = [Counter((o.primitive, program.values[o.makes[0]]) for o in cluster.operations if o.makes) for cluster in order]
     nodes = tuple(
-        Node(cluster.name, cluster.kind, cluster.step, tuple((primitive, value, n) for (primitive, value), n in count.most_common()))
+        Node(
+            cluster.name,
+            cluster.kind,
+            cluster.step,
+            tuple((primitive, value, n) for (primitive, value), n in count.most_common()),
+        )
         for cluster, count in zip(order, counted, strict=True)
     )
     edges = tuple(

@@ -78,7 +78,7 @@ def groups(spec: GroupsSpec) -> LearnedOptimizer:
 
     def bind(phi):
         # A family that learns nothing has an empty phi, which a file does not hold.
-        named = {name: called(name, family.bind(phi.get(name, {}))) for name, family in families.items()}
+        named: dict[Any, Any] = {name: called(name, family.bind(phi.get(name, {}))) for name, family in families.items()}
         return optax.partition(named, label)
 
     def members(theta):

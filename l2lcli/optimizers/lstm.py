@@ -80,6 +80,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
             seen, ratios, root = see(spec.averages, seen, flat)
             return seen, jnp.concatenate([shown, shown_of_averages(ratios, root)])
 
+    @jax.named_scope("fan_in")
     def shrunk(updates):
         """As in Yang et al. 2022 (Tensor Programs V, Table 3): a layer's sum over n inputs moves by n of their updates."""
         if (largest := spec.fan_in) is None:

@@ -80,7 +80,9 @@ def svg_file(drawings: Sequence[Drawing]) -> str:
     for line in legend(drawings):
         top += 18
         width = max(width, _wide(line, SMALL) + 32)
-        parts.append(f'<text class="soft" x="16" y="{top:.0f}" style="text-anchor:start" font-size="{SMALL}">{escape(line)}</text>')
+        parts.append(
+            f'<text class="soft" x="16" y="{top:.0f}" style="text-anchor:start" font-size="{SMALL}">{escape(line)}</text>'
+        )
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="graph" viewBox="0 0 {width:.0f} {top + 16:.0f}"'
     paper = '<rect width="100%" height="100%" fill="var(--paper)"/>'
     return f'{head} width="{width:.0f}" height="{top + 16:.0f}"><style>{CSS}</style>{paper}{"".join(parts)}</svg>\n'
@@ -166,7 +168,9 @@ def _edge(route: Route, text: str, dropped: bool) -> str:
     head = f'<polygon points="{x - 4:.1f},{y - 7:.1f} {x + 4:.1f},{y - 7:.1f} {x:.1f},{y:.1f}"/>'
     line = f'<path class="dropped" d="{"".join(path)}"/>' if dropped else f'<path d="{"".join(path)}"/>'
     middle = route.text.top + route.text.height / 2 + 4
-    return f'{line}{head}<text class="soft" x="{route.text.middle:.1f}" y="{middle:.1f}" font-size="{SMALL}">{escape(text)}</text>'
+    return (
+        f'{line}{head}<text class="soft" x="{route.text.middle:.1f}" y="{middle:.1f}" font-size="{SMALL}">{escape(text)}</text>'
+    )
 
 
 def _details(node: Node) -> str:

@@ -38,7 +38,10 @@ class Box(NamedTuple):
 
 
 class Route(NamedTuple):
-    """An edge: points (x, y), two a row: a curve joins one row's to the next one's, a line a row's own; and where its text is."""
+    """An edge, and where its text is.
+
+    Points (x, y), two a row: a line joins those of a row, a curve those of one row and the next.
+    """
 
     points: tuple[tuple[float, float], ...]
     text: Box
@@ -102,7 +105,9 @@ def _rows(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     return rows
 
 
-def _ordered(items: list[_Item], above: list[list[int]], below: list[list[int]], links: list[tuple[int, int]]) -> list[list[int]]:
+def _ordered(
+    items: list[_Item], above: list[list[int]], below: list[list[int]], links: list[tuple[int, int]]
+) -> list[list[int]]:
     """The order in each row, with few crossings."""
     order: list[list[int]] = [[] for _ in range(max((item.row for item in items), default=0) + 1)]
     for i, item in enumerate(items):
