@@ -96,9 +96,9 @@ class TrainSpec(Spec):
     """Fresh optimizees in a validation."""
     patience: Episodes | None = None
     """Validations without improvement after which training stops; null for never."""
-    weights: Literal["all", "last"] | list[Annotated[float, Field(ge=0)]] | LastSpec = "all"
-    """How much the losses at steps 1 … horizon count: every one alike, the last alone, those of the last part, {last: 0.2}, or
-    a number for each step."""
+    weights: Literal["all", "last", "window"] | list[Annotated[float, Field(ge=0)]] | LastSpec = "all"
+    """How much the losses at steps 1 … horizon count: every one alike, the last alone, the last of each window, those of the
+    last part, {last: 0.2}, or a number for each step."""
     meta_loss: MetaLossSpec = MetaLossSpec()
     """How a loss is measured."""
     checkpoint_seconds: float = Field(default=20, ge=0, le=86_400)
@@ -119,6 +119,8 @@ class TrainSpec(Spec):
         """w_1 … w_T."""
         if self.weights == "all" or isinstance(self.weights, LastSpec):
             return (1.0,) * self.horizon
+        if self.weights == "window":
+            return ((0.0,) * (self.estimator.window - 1) + (1.0,)) * self.windows
         return (0.0,) * (self.horizon - 1) + (1.0,) if self.weights == "last" else tuple(self.weights)
 
     @property
