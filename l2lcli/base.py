@@ -81,6 +81,7 @@ class Problem(NamedTuple):
       joint: the network that baselines of a few-shot problem are made of.
       units: (theta, task) -> theta as `metrics` takes it, where a task computes in other units than theta's.
       describe: task -> named scalars, what was drawn for it that tells one task from another; beside the curves.
+      plain: what validations and evaluations are of, on the same data, where meta-training alone is to see this problem.
       members: of a mixture, name -> the problems that it is made of; the others of these fields are then those of the first.
       provenance: label -> fingerprint of each data set that was read; "mnist[10000/1000]" labels a subset.
     """
@@ -95,6 +96,7 @@ class Problem(NamedTuple):
     joint: Joint | None = None
     units: Callable[[Theta, Task], Theta] | None = None
     describe: Callable[[Task], dict[str, Scalar]] | None = None
+    plain: Problem | None = None
     members: Mapping[str, Member] = {}
     provenance: Mapping[str, str] = {}
 

@@ -69,6 +69,11 @@ class Experiment(NamedTuple):
         kind = self.config.optimizer.kind
         return f"{kind}_learned" if kind in self.config.eval.baselines else kind
 
+    @property
+    def plain(self) -> Experiment:
+        """The same on the problem that evaluations are of."""
+        return self._replace(problem=self.problem.plain or self.problem)
+
     def varied(self, name: str, phi: Any | None) -> Experiment:
         """One of its config's variants, to evaluate phi on, which may be abstract; None if only baselines are.
 
@@ -92,6 +97,8 @@ def build(config: Config) -> Experiment:
     try:
         built = Experiment(config, problem, registry.optimizer.build(config.optimizer), jax.random.key(config.seed))
         phi = jax.eval_shape(built.phi)
+        if problem.plain is not None and built.optimizer.start is not None:
+            raise ValueError(f"it learns where theta begins, and {config.problem.kind} is evaluated on another theta")
     except ValueError as error:
         raise ConfigError([f"optimizer: {error}"]) from error
     if not jax.tree.leaves(phi):

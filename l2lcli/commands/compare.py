@@ -58,11 +58,12 @@ def evaluate_experiment(
       kept: other parameters of its optimizer, by name, which are rows of the comparison but not judged.
     """
     config = experiment.config
+    experiment = experiment.plain
     found = {config.name: _compare(experiment, phi, kept, progress)}
     for name, member in [*experiment.problem.members.items()][1:]:  # of a mixture, the first is the experiment's own
-        found[name] = _compare(experiment._replace(problem=member.problem), phi, kept, _Variant(name, progress))
+        found[name] = _compare(experiment._replace(problem=member.problem).plain, phi, kept, _Variant(name, progress))
     for name in config.eval.variants:
-        found[name] = _compare(experiment.varied(name, phi), phi, kept, _Variant(name, progress))
+        found[name] = _compare(experiment.varied(name, phi).plain, phi, kept, _Variant(name, progress))
     if phi is None:
         return Evaluation(found, None)
     few = experiment.config.few_shot

@@ -15,6 +15,7 @@ from typing import Any
 
 from l2lcli.config.faults import Finding, check, check_record, locate, suggest
 from l2lcli.config.files import IMPORTS, read, settings, take_imports
+from l2lcli.config.horizons import curriculum, drawn_horizons, listed_weights
 from l2lcli.config.specs import FEW_SHOT, LINE_SEARCH, Config, config_class
 from l2lcli.config.tree import find, leaves, merge, nest, split
 from l2lcli.config.yaml_read import DEFAULT, Fault, Node, Path, node, shown, unplaced
@@ -213,9 +214,13 @@ def _cross(config: Config) -> Iterator[Finding]:
     elif window and window != horizon and config.train.weights == "last":
         yield Finding(("train", "weights"), f"last needs window = horizon, but these are {window} and {horizon}", (at,))
     elif isinstance(config.train.weights, list):
-        yield from _listed_weights(config.train.weights, horizon, window or horizon)
+        yield from listed_weights(config.train.weights, horizon, window or horizon)
+    if config.train.curriculum is not None:
+        yield from curriculum(config, config.train.curriculum, window or horizon)
+    if config.train.imitation is not None and config.few_shot:
+        yield Finding(("train", "imitation"), "not for few-shot problems, whose networks no hand-made optimizer trains alone")
     if config.train.horizons is not None:
-        yield from _drawn_horizons(config, window or horizon)
+        yield from drawn_horizons(config, window or horizon)
     if window and window != horizon and getattr(config.optimizer, "learn_start", False):
         message = f"a learned start needs window = horizon, but these are {window} and {horizon}"
         yield Finding(("optimizer", "learn_start"), message, (at, ("optimizer",)))
@@ -241,29 +246,10 @@ def _cross(config: Config) -> Iterator[Finding]:
             yield Finding(("eval", "baselines", i), f"{name} is compared at equal steps alone", (("eval", "equal_time"),))
         elif name not in (*FEW_SHOT, *LINE_SEARCH):
             names["eval", "baselines", i] = name, config.eval.steps
+    if config.train.imitation is not None:
+        names["train", "imitation", "of"] = config.train.imitation.of, None
     for path, (name, horizon) in names.items():
         try:
             hand.check(name, horizon)  # loads JAX for a name that is not among the common ones
         except ValueError as error:
             yield Finding(path, str(error))
-
-
-def _drawn_horizons(config: Config, window: int) -> Iterator[Finding]:
-    spec, at = config.train.horizons, ("train", "horizons")
-    if spec is not None and spec.shortest is not None and (spec.shortest % window or spec.shortest > config.train.horizon):
-        message = f"{spec.shortest} is not a multiple of the window {window} up to the horizon {config.train.horizon}"
-        yield Finding((*at, "shortest"), message, (("train", "estimator", "window"), ("train", "horizon")))
-    if config.train.weights == "last" or isinstance(config.train.weights, list):
-        yield Finding(
-            ("train", "weights"), "tasks with horizons of their own have no common steps: all, or {last: share}", (at,)
-        )
-    if config.few_shot:
-        yield Finding(at, "not for few-shot problems, whose episodes are as long as their number of updates")
-
-
-def _listed_weights(weights: list[float], horizon: int, window: int) -> Iterator[Finding]:
-    at = ("train", "weights")
-    if len(weights) != horizon:
-        yield Finding(at, f"{len(weights)} weights for the {horizon} steps of the horizon")
-    elif empty := [start for start in range(0, horizon, window) if not any(weights[start : start + window])]:
-        yield Finding(at, f"no step of the window from {empty[0] + 1} to {empty[0] + window} has a weight")

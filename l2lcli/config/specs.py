@@ -72,6 +72,22 @@ class HorizonsSpec(Spec):
     """The part of meta-training in which the longest horizon grows, from the shortest to train.horizon."""
 
 
+class ImitationSpec(Spec):
+    """Imitation of a hand-made optimizer: on networks that it trains, the learned one is to say its updates.
+
+    Half the mean squared difference of their updates, in units of the learning rate, is added to the meta-loss of every step.
+    """
+
+    of: str = "adam"
+    """An Optax optimizer."""
+    learning_rate: float = Field(default=0.01, gt=0)
+    """Its learning rate."""
+    weight: float = Field(default=1.0, ge=0)
+    """What the difference is multiplied by at the first meta-step."""
+    until: float = Field(default=0.5, gt=0, le=1)
+    """The part of meta-training in which the weight falls to 0, along a line."""
+
+
 class TrainSpec(Spec):
     """Meta-training."""
 
@@ -87,6 +103,11 @@ class TrainSpec(Spec):
     """Optimizee steps in an episode (T)."""
     horizons: HorizonsSpec | None = None
     """Horizons that are drawn for each task; null, as published: all have the same, and run in lock-step."""
+    curriculum: list[Positive] | None = Field(default=None, min_length=2, max_length=100)
+    """Horizons, each longer than the one before, the last being train.horizon: after `patience` validations without improvement
+    the next one begins, from the best phi of the one before. Validations are on the next horizon, at the last one on that."""
+    imitation: ImitationSpec | None = None
+    """A hand-made optimizer that is imitated at first; null for none."""
     estimator: EstimatorSpec
     """How the meta-gradient is estimated."""
     meta_optimizer: MetaOptimizerSpec = MetaOptimizerSpec()
@@ -96,10 +117,10 @@ class TrainSpec(Spec):
     validation_seeds: Seeds = 16
     """Fresh optimizees in a validation."""
     patience: Episodes | None = None
-    """Validations without improvement after which training stops; null for never."""
-    weights: Literal["all", "last"] | list[Annotated[float, Field(ge=0)]] | LastSpec = "all"
-    """How much the losses at steps 1 … horizon count: every one alike, the last alone, those of the last part, {last: 0.2}, or
-    a number for each step."""
+    """Validations without improvement after which training stops, or the curriculum goes on; null for never."""
+    weights: Literal["all", "last", "window"] | list[Annotated[float, Field(ge=0)]] | LastSpec = "all"
+    """How much the losses at steps 1 … horizon count: every one alike, the last alone, the last of each window, those of the
+    last part, {last: 0.2}, or a number for each step."""
     meta_loss: MetaLossSpec = MetaLossSpec()
     """How a loss is measured."""
     checkpoint_seconds: float = Field(default=20, ge=0, le=86_400)
@@ -116,10 +137,21 @@ class TrainSpec(Spec):
         return self.episodes * self.windows
 
     @property
+    def stages(self) -> tuple[int, ...]:
+        """The horizons of the curriculum, or the only one."""
+        return tuple(self.curriculum or [self.horizon])
+
+    def judged(self, stage: int) -> TrainSpec:
+        """The section with the horizon that validations are on at a stage."""
+        return self.model_copy(update={"horizon": self.stages[min(stage + 1, len(self.stages) - 1)]})
+
+    @property
     def step_weights(self) -> tuple[float, ...]:
         """w_1 … w_T."""
         if self.weights == "all" or isinstance(self.weights, LastSpec):
             return (1.0,) * self.horizon
+        if self.weights == "window":
+            return ((0.0,) * (self.estimator.window - 1) + (1.0,)) * self.windows
         return (0.0,) * (self.horizon - 1) + (1.0,) if self.weights == "last" else tuple(self.weights)
 
     @property

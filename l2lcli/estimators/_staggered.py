@@ -50,12 +50,12 @@ def staggered(estimator: Estimator, problem: Problem, optimizer: LearnedOptimize
         task_key, horizon_key = jax.random.split(key)
         state = estimator.init(task_key, phi, data)
         zeros = jnp.zeros(tasks, jnp.int32)
-        inner = _inner(state)._replace(t=zeros, horizon=horizons.draw(horizon_key, tasks, step))
-        return _with(state, inner)
+        inner = of_tasks(state)._replace(t=zeros, horizon=horizons.draw(horizon_key, tasks, step))
+        return with_tasks(state, inner)
 
     def first(key: Key, phi: Phi, data: Data) -> Any:
         state = begun(key, 0, phi, data)
-        inner = _inner(state)
+        inner = of_tasks(state)
         windows = inner.horizon // horizons.window
         ahead = jax.random.randint(jax.random.fold_in(key, 1), (tasks,), 0, windows)
         one = lambda inner: unroll(problem, optimizer, phi, inner, data, horizons.window).end
@@ -67,10 +67,10 @@ def staggered(estimator: Estimator, problem: Problem, optimizer: LearnedOptimize
             further = jax.vmap(one, in_axes=(axes(0, 0),), out_axes=axes(0, 0))(inner)
             return _chosen(i < ahead, further, inner)
 
-        return _with(state, jax.lax.fori_loop(0, horizons.longest // horizons.window, advance, inner))
+        return with_tasks(state, jax.lax.fori_loop(0, horizons.longest // horizons.window, advance, inner))
 
     def restart(key: Key, step: Any, phi: Phi, data: Data, state: Any) -> Any:
-        over = _inner(state).t >= _inner(state).horizon
+        over = of_tasks(state).t >= of_tasks(state).horizon
 
         def renewed():
             return _chosen(over, begun(jax.random.fold_in(key, step), step, phi, data), state)
@@ -81,11 +81,13 @@ def staggered(estimator: Estimator, problem: Problem, optimizer: LearnedOptimize
     return estimator._replace(init=lambda key, phi, data: begun(key, 0, phi, data), restart=restart)
 
 
-def _inner(state: Any) -> Inner:
+def of_tasks(state: Any) -> Inner:
+    """The optimizees in an estimator's state."""
     return state if isinstance(state, Inner) else state.inner
 
 
-def _with(state: Any, inner: Inner) -> Any:
+def with_tasks(state: Any, inner: Inner) -> Any:
+    """The state with other optimizees."""
     return inner if isinstance(state, Inner) else state._replace(inner=inner)
 
 

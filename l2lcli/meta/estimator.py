@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from l2lcli import registry
 from l2lcli.base import Estimator, LearnedOptimizer, Member, Problem
 from l2lcli.config.specs import TrainSpec
-from l2lcli.estimators import _sharding
+from l2lcli.estimators import _sharding, _stages
+from l2lcli.estimators._imitation import imitating, imitation, watching
 from l2lcli.estimators._mixed import mixed, restarts
 from l2lcli.estimators._staggered import Horizons, staggered
 
@@ -43,7 +46,23 @@ def _single(spec: TrainSpec, problem: Problem, optimizer: LearnedOptimizer, devi
     def build(tasks: int, devices: int) -> Estimator:
         return registry.estimator.build(spec.estimator, problem, optimizer, tasks, spec.objective, devices)
 
-    whole = _sharding.over_tasks(build, spec.tasks, devices)
+    made = _drawn(spec, problem, optimizer, _sharding.over_tasks(build, spec.tasks, devices))
+    staged = lambda estimator: _stages.staged(estimator, spec.stages) if spec.curriculum else estimator
+    if spec.imitation is None or spec.imitation.weight == 0:
+        return staged(made)
+    if optimizer.start is not None:
+        raise ValueError("train.imitation: this optimizer learns where theta begins, and a teacher begins elsewhere")
+    of, steps = spec.imitation, spec.estimator.window
+    family = watching(optimizer, of.of, of.learning_rate)
+    watch = lambda tasks, devices: imitation(problem, family, tasks, spec.horizon, steps)
+    watched = _sharding.over_tasks(watch, spec.tasks, devices)
+    until = of.until * spec.meta_steps
+    weight = lambda step: of.weight * jnp.maximum(0.0, 1 - step / until)
+    return imitating(staged(made), staged(watched), weight, spec.windows)
+
+
+def _drawn(spec: TrainSpec, problem: Problem, optimizer: LearnedOptimizer, whole: Estimator) -> Estimator:
+    """The estimator with the horizons that `train.horizons` draws."""
     if spec.horizons is None:
         return whole
     growing = round(spec.horizons.curriculum * spec.meta_steps)

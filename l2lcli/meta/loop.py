@@ -22,9 +22,10 @@ from l2lcli.base import Data, Estimator, Key, LearnedOptimizer, Phi, Problem
 from l2lcli.config.specs import TrainSpec
 from l2lcli.estimators._mixed import restarts
 from l2lcli.estimators._sharding import placed
+from l2lcli.estimators._stages import further, stage
 from l2lcli.inner.unroll import namespace
 from l2lcli.meta.optimizer import factors, learning_rate, transformation
-from l2lcli.meta.validation import Validate, validation
+from l2lcli.meta.validation import validation
 from l2lcli.tree import is_key
 
 CAPACITY = 1024  # meta-steps per dispatch at most: the rows of one dispatch are returned in a buffer of this size
@@ -70,7 +71,7 @@ class MetaTraining(NamedTuple):
       everywhere: (tree, MetaState) -> the tree, on all devices that the state is on, of several processes.
       advance: (root key, MetaState, data, count) -> (MetaState, [CAPACITY, 3] of loss, gradient norm, skipped; the first
         `count` rows are filled, fewer if a run of skipped steps ended it).
-      validate: `meta.validation`.
+      validate: (root key, phi, data, stage of the curriculum) -> what `meta.validation` finds on the horizon that is judged by.
       per_episode: meta-steps per episode, T / W.
       limit: skipped meta-steps in a row that count as divergence.
     """
@@ -79,7 +80,7 @@ class MetaTraining(NamedTuple):
     place: Callable[[MetaState], MetaState]
     everywhere: Callable[[Any, MetaState], Any]
     advance: Callable[[Key, MetaState, Data, Any], tuple[MetaState, jax.Array]]
-    validate: Validate
+    validate: Callable[..., dict[str, Any]]
     per_episode: int
     limit: int
 
@@ -154,7 +155,9 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         # Rates are an argument, so that another number of episodes or another schedule is the same program.
         return dispatched(root, state, data, count, np.asarray(rates(np.asarray(state.step))))
 
-    return MetaTraining(jax.jit(init), place, everywhere, advance, validation(problem, optimizer, spec), per_episode, limit)
+    on = [validation(problem, optimizer, spec.judged(stage)) for stage in range(len(spec.stages))]  # compiled when called
+    validate = lambda root, phi, data, stage=0: on[stage](root, phi, data)
+    return MetaTraining(jax.jit(init), place, everywhere, advance, validate, per_episode, limit)
 
 
 def run(
@@ -177,7 +180,7 @@ def run(
     Rows hold no clock times, so that a resumed run's are bit-equal to an uninterrupted one's: {"step", "episode", "loss",
     "grad_norm", "skipped", "learning_rate"} per episode, loss being the mean over tasks of Σ_{t=1}^T w_t f(theta_t);
     {"step", "episode", "validation_loss", "best"} per validation, loss being `validate`'s; of a mixture also "validation", the
-    losses of its members.
+    losses of its members; of a curriculum also "horizon", that which was validated on.
     """
     schedule = learning_rate(spec.meta_optimizer, spec.meta_steps)
     step, total = int(state.step), spec.meta_steps
@@ -208,7 +211,11 @@ def run(
             record, row = _validated(meta, spec, root, state, record, validation, step)
             rows.append(row)
             if finished is None and spec.patience is not None and record.stale >= spec.patience:
-                finished = "stopped early"
+                if stage(state.inner) + 1 < len(spec.stages):
+                    state, record, row = _next_stage(meta, spec, root, state, record, validation, step)
+                    rows.append(row)
+                else:
+                    finished = "stopped early"
         yield Chunk(state, record, rows, step, finished)
         if finished is not None:
             return
@@ -228,8 +235,17 @@ def _episode_row(pending: list[list[float]], step: int, per_episode: int, rate: 
     }
 
 
+def _next_stage(meta, spec, root, state, record, data, step) -> tuple[MetaState, Record, dict[str, Any]]:
+    """The curriculum's next horizon, from the best phi at this one, which is validated on the horizon now judged by."""
+    phi = jax.tree.map(lambda best, now: jax.device_put(np.array(best), now.sharding), record.best, state.phi)
+    state = state._replace(phi=phi, inner=further(state.inner))
+    record, row = _validated(meta, spec, root, state, record._replace(best_loss=math.inf, stale=0), data, step)
+    return state, record._replace(stale=0), row
+
+
 def _validated(meta, spec, root, state, record, data, step) -> tuple[Record, dict[str, Any]]:
-    found = {name: float(loss) for name, loss in meta.validate(root, state.phi, data).items()}
+    now = stage(state.inner)
+    found = {name: float(loss) for name, loss in meta.validate(root, state.phi, data, now).items()}
     loss = found.pop("")
     better = math.isfinite(loss) and loss < record.best_loss
     if better:
@@ -237,6 +253,8 @@ def _validated(meta, spec, root, state, record, data, step) -> tuple[Record, dic
     else:
         record = record._replace(stale=record.stale + 1)
     row: dict[str, Any] = {"step": step, "episode": step // meta.per_episode}
+    if spec.curriculum is not None:
+        row["horizon"] = spec.judged(now).horizon
     of_members = {"validation": found} if found else {}
     return record, {**row, "validation_loss": loss if math.isfinite(loss) else None, "best": better, **of_members}
 

@@ -33,7 +33,7 @@ def validation(problem: Problem, optimizer: LearnedOptimizer, spec: TrainSpec) -
 
     def of(member: Member, name: str, root: Key, phi: Phi, data: Data, mine: Any) -> jax.Array:
         """[n] of the seeds `mine`, None for all of them."""
-        problem, own = member.problem, of_member(spec, name, member)
+        problem, own = member.problem.plain or member.problem, of_member(spec, name, member)
 
         def one(key):
             inner = fresh(problem, optimizer, phi, key, data, own.horizon)

@@ -22,6 +22,17 @@ class Fused(NamedTuple):
     bias: jax.Array  # ()
 
 
+def uniform(key: jax.Array, shape: tuple[int, ...], fan: int, dtype: Any) -> jax.Array:
+    """U(-1/√fan, 1/√fan), as torch.nn.LSTMCell and torch.nn.Linear start. The key is consumed."""
+    return jax.random.uniform(key, shape, dtype, -(fan**-0.5), fan**-0.5)
+
+
+def fresh_layer(keys: Any, inputs: int, hidden: int, dtype: Any) -> dict[str, jax.Array]:
+    """One layer's {"input" [4H, inputs], "recurrent" [4H, H], "bias" [4H]} to start from. Three keys, which are consumed."""
+    shapes = {"input": (4 * hidden, inputs), "recurrent": (4 * hidden, hidden), "bias": (4 * hidden,)}
+    return {name: uniform(key, shape, hidden, dtype) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
+
+
 @jax.named_scope("fuse")
 def fuse(phi: Any, forget_bias: float, output_scale: float) -> Fused:
     """phi with the halves, the forget-gate bias and the output scale multiplied in."""

@@ -128,16 +128,25 @@ def _spread(ratios: list[float | None]) -> str:
 
 
 def _learned_curves(runs: Evaluated) -> Iterator[str]:
-    """The learned optimizers of runs on the same problem over each other."""
+    """The learned optimizers of runs on the same problem over each other, whatever its name, and the best baseline."""
     alike: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    rivals: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    titles: dict[tuple[int, bytes], str] = {}
     for name, (path, summary) in runs.items():
-        learned = curves.of(path, summary.problem).get(summary.learned or "")
+        found = curves.of(path, summary.problem)
+        learned = found.get(summary.learned or "")
         if learned is not None:
-            alike.setdefault((summary.title, summary.steps), {})[name] = learned
+            # Networks that begin with the same losses are the same ones.
+            title = titles.setdefault((summary.steps, learned[:, 0].tobytes()), summary.title)
+            alike.setdefault((title, summary.steps), {})[name] = learned
+            best = summary.best("final")
+            if best in found:
+                rivals.setdefault((title, summary.steps), {f"{best}": found[best]})
     for (label, steps), group in alike.items():
         if len(group) > 1:
             seeds = max(map(len, group.values()))
-            together = Part(problem=label, steps=steps, seeds=seeds, optimizers={name: Entry() for name in group})
-            figure = loss_figure(f"compare_{label}_{steps}", f"{label}, the learned optimizers", together, group)
+            drawn = rivals.get((label, steps), {}) | group
+            together = Part(problem=label, steps=steps, seeds=seeds, optimizers={name: Entry() for name in drawn})
+            figure = loss_figure(f"compare_{label}_{steps}", f"{label}, the learned optimizers", together, drawn)
             if figure:
                 yield html_figure(figure, save(figure))

@@ -90,3 +90,15 @@ def test_a_matrix_of_many_rows_says_what_it_leaves_out():
     figure = heatmap("m", "t", "c", [f"v{i}" for i in range(100)], ["x"], cells)
     assert "40 rows more are left out" in figure.caption
     assert len(figure.draw().axes[0].patches) == 60
+
+
+def test_learned_optimizers_on_the_same_networks_share_a_figure_whatever_their_problem_is_called(tmp_path, monkeypatch):
+    for i, name in enumerate(("one", "other", "elsewhere")):
+        summary = finished(tmp_path / name, variants=(), draw=7 if i < 2 else 8, seeds=2, steps=4)
+        (tmp_path / name / "summary.json").write_text(json.dumps(summary | {"problem": name}))
+        (tmp_path / name / "curves" / "digits.csv").rename(tmp_path / name / "curves" / f"{name}.csv")
+    drawn = []
+    monkeypatch.setattr(comparison, "loss_figure", lambda *given: drawn.append(given))
+    comparison.write([tmp_path / name for name in ("one", "other", "elsewhere")], tmp_path / "compare.html")
+    ((name, _, part, found),) = drawn
+    assert name == "compare_one_4" and list(found) == list(part.optimizers) == ["nag", "one", "other"]

@@ -13,6 +13,8 @@ from l2lcli.reports import tables
 from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, Figure, log_ticks
 from l2lcli.reports.figures.lines import Line, draw_lines
 
+LONG = 5000  # steps, from which on their axis is logarithmic: else all that happens early is one vertical line
+
 
 def loss_figure(name: str, label: str, part: Part, curves: dict[str, np.ndarray], seconds: bool = False) -> Figure | None:
     """Loss of every optimizer against steps, or against wall-clock seconds; None where no curve can be drawn."""
@@ -58,7 +60,7 @@ def loss_figure(name: str, label: str, part: Part, curves: dict[str, np.ndarray]
         caption += f" Solid lines of baselines: at rates tuned for as many steps as fit. {tables.at_equal_time(part)}."
     along = f"wall-clock time ({unit})" if seconds else "optimizee steps"
     loss = f"loss f(θ), {part.units or ''}".strip(", ")
-    apart = max(pace.values()) > 4 * min(pace.values())
+    apart = max(pace.values()) > 4 * min(pace.values()) or steps >= LONG
     return Figure(name, title, caption, lambda: draw_lines(lines, title, along, loss, log_x=apart, mark=mark))
 
 
