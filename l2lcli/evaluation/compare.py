@@ -19,6 +19,7 @@ from l2lcli.evaluation import statistics
 from l2lcli.evaluation.curves import Curves, curves, tune
 from l2lcli.evaluation.equal_time import PACE, Remember, at_once
 from l2lcli.evaluation.equal_time import equal_time as at_equal_time
+from l2lcli.evaluation.pictures import Gallery, gallery, pictured
 from l2lcli.evaluation.summary import METRICS, BestBaseline, Entry, Part, Pays, Rate
 from l2lcli.evaluation.timing import seconds_per_step
 from l2lcli.inner.unroll import namespace
@@ -31,6 +32,7 @@ class Comparison(NamedTuple):
 
     summary: Part
     curves: dict[str, Curves]  # "adam" is tuned for `final`, "adam@sum" for `sum` where that is another rate, "adam@time"
+    pictures: Gallery | None = None  # of a problem whose optimizees are images
 
 
 def compare(
@@ -69,6 +71,7 @@ def compare(
     tuning = jax.random.split(namespace(root, "tuning"), tuning_seeds)
     keys = jax.random.split(namespace(root, "evaluation"), seeds)
     found: dict[str, Curves] = {}
+    made: dict[str, Any] = {}
     entries: dict[str, Entry] = {}
     members: dict[str, tuple[LearnedOptimizer, Phi]] = {}
 
@@ -78,6 +81,8 @@ def compare(
         for_sum = found[label]
         if rates is not None and rates["sum"] != rates["final"]:
             for_sum = found[f"{label}@sum"] = curves(problem, family, phis["sum"], keys, steps, metrics_every)
+        if problem.pictures is not None:
+            made[label] = pictured(problem, family, phis["final"], keys, steps)
         measured: dict[str, Any] = {}
         for metric, values in found[label].metrics.items():
             measured[metric], measured[f"{metric}_ci"] = statistics.mean_interval(values[:, -1])
@@ -118,7 +123,8 @@ def compare(
             problem, found[ours].losses, pace, ours, baselines, (tuning, keys), progress, remember
         )
         found |= {f"{name}@time": of_name for name, of_name in longer.items()}
-    return Comparison(Part(problem=name, learned=ours, steps=steps, seeds=seeds, optimizers=entries, **said), found)
+    summary = Part(problem=name, learned=ours, steps=steps, seeds=seeds, optimizers=entries, **said)
+    return Comparison(summary, found, gallery(made, steps) if made else None)
 
 
 def _verdict(
