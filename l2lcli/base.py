@@ -81,8 +81,8 @@ class Problem(NamedTuple):
       joint: the network that baselines of a few-shot problem are made of.
       units: (theta, task) -> theta as `metrics` takes it, where a task computes in other units than theta's.
       describe: task -> named scalars, what was drawn for it that tells one task from another; beside the curves.
-      held_out: True where the tasks of each split are others. "train" is then for meta-training alone, choices are made on tasks
-        of "validation", and what is reported comes from those of "test". (A few-shot problem's `query` says the same of it.)
+      held_out: True where the tasks of each split are others. "train" is then for meta-training alone, choices are made on
+        tasks of "validation", and what is reported is of those of "test". (A few-shot problem's `query` says the same of it.)
       pictures: how a theta that is an image is looked at.
       members: of a mixture, name -> the problems that it is made of; the others of these fields are then those of the first.
       provenance: label -> fingerprint of each data set that was read; "mnist[10000/1000]" labels a subset.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -36,7 +37,10 @@ def steps_shown(steps: int) -> list[int]:
 
 
 def pictured(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, steps: int) -> dict[str, Any]:
-    """{"given": {name: [n, h, w, 3]}, "made": [n, K, h, w, 3]} of the first optimizees of `keys`; tasks held out are "test"'s."""
+    """{"given": {name: [n, h, w, 3]}, "made": [n, K, h, w, 3]} of the first optimizees of `keys`.
+
+    Tasks held out are those of "test".
+    """
     problem, pictures = drawn_from(problem, "test"), problem.pictures
     assert pictures is not None
     at = [0, *steps_shown(steps)]
@@ -46,7 +50,7 @@ def pictured(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key,
         def one(key):
             inner = fresh(problem, optimizer, phi, key, data, steps)
             made = []
-            for begin, end in zip(at, at[1:], strict=False):
+            for begin, end in itertools.pairwise(at):
                 inner = unroll(problem, optimizer, phi, inner, data, end - begin).end
                 made.append(pictures.made(inner.theta))
             return jax.tree.map(_bytes, {"given": dict(pictures.given(inner.task)), "made": jnp.stack(made)})

@@ -12,11 +12,13 @@ from l2lcli import registry
 from l2lcli.base import Pictures, Problem, ProblemSpec
 
 if TYPE_CHECKING:
+    import jax
     import numpy as np
 
     from l2lcli.data._kernels import Kernels
 
 COUNTS = {"train": 240, "validation": 60, "test": 60}  # contents of each kind
+MEASURED = 60  # training contents by which activations are scaled
 UNIT = 1024  # pixels that f is of
 MIDDLE, SPREAD = 0.5, 0.25  # a pixel, 0 … 1, is MIDDLE + SPREAD theta
 Weight = Annotated[float, Field(ge=0, le=1e6)]
@@ -42,11 +44,11 @@ class NeuralArtSpec(ProblemSpec):
     """The layer, counted from 0, whose activations are the content."""
     style_layers: list[Layer] = Field(default=[0, 1, 2, 3], min_length=1, max_length=16)
     """The layers whose Gram matrices are the style."""
-    alpha: Weight = 1.0
+    alpha: Weight = 0.02
     """Weight of the content."""
-    beta: Weight = 1.0
+    beta: Weight = 2.0
     """Weight of the style."""
-    gamma: Weight = 0.1
+    gamma: Weight = 0.002
     """Weight of the total variation."""
     init_scale: float = Field(default=0.5, ge=0, le=10)
     """Standard deviation of theta_0, noise around grey."""
@@ -80,7 +82,6 @@ def neural_art(spec: NeuralArtSpec, raw_dir: str | None = None) -> Problem:
     """
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
     from l2lcli.problems._features import activations, gram
 
@@ -103,7 +104,8 @@ def neural_art(spec: NeuralArtSpec, raw_dir: str | None = None) -> Problem:
         return (image.astype(dtype) / 255 - MIDDLE) / SPREAD
 
     layers = [(jnp.asarray(kernel), jnp.asarray(bias)) for kernel, bias in kernels.layers]
-    network = {"layers": layers, "scales": _scales(layers, theta_of(jnp.asarray(contents["train"][:: -(-len(contents["train"]) // 60)])))}
+    every = len(contents["train"]) // MEASURED
+    network = {"layers": layers, "scales": _scales(layers, theta_of(jnp.asarray(contents["train"][::every])))}
 
     def init(key, data):
         content_key, noise_key = jax.random.split(key)

@@ -36,7 +36,7 @@ def save(folder: Path, root: Path) -> Path:
     The first run of an experiment becomes `<root>/<name>/`; those of other seeds `<root>/<name>/seed-<seed>/` beside it, and
     one of the same seed takes the old one's place. In it: config.yaml, env.json without the command line, summary.json,
     optimizer.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`), and, but for other seeds,
-    inspection.npz, pictures/*.npz.xz of two tasks, and figures/*.png drawn from all these; `data.raw_dir` is null in all of them.
+    inspection.npz, pictures/*.npz.xz of two tasks, and figures/*.png drawn from all these; `data.raw_dir` is null in all.
 
     Raises RunError where the run has not been evaluated, where it would take more than LARGEST bytes, where an evaluation
     would take the place of a trained optimizer, or where it started from an optimizer that is not kept; ConfigError where its

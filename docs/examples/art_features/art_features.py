@@ -54,7 +54,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("config")
     parser.add_argument("out")
-    parser.add_argument("--optimizer", default="adam", help="adam, or anything that l2lcli.load knows: general, a run directory")
+    parser.add_argument("--optimizer", default="adam", help="adam, or what l2lcli.load knows: general, a run directory")
     given = parser.parse_args()
     with open(given.config) as file:
         config = yaml.safe_load(file)
@@ -92,10 +92,17 @@ def main():
             images = altered(train["image"][rows], draw, config["shift"])
             theta, state, value = step(theta, state, images, train["label"][rows])
             losses.append(value)
-        found = sum(right(theta, test["image"][i : i + 500], test["label"][i : i + 500]) for i in range(0, len(test["label"]), 500))
+        found = sum(
+            right(theta, test["image"][i : i + 500], test["label"][i : i + 500]) for i in range(0, len(test["label"]), 500)
+        )
         accuracy, mean = int(found) / len(test["label"]), float(np.mean(jax.device_get(losses)))
         print(f"epoch {epoch + 1}: loss {mean:.3f}, test accuracy {accuracy:.3f}, {time.monotonic() - began:.0f} s", flush=True)
-    kept = {f"{name}/{leaf}": np.asarray(array) for name, of in theta.items() if name.startswith("conv") for leaf, array in of.items()}
+    kept = {
+        f"{name}/{leaf}": np.asarray(array)
+        for name, of in theta.items()
+        if name.startswith("conv")
+        for leaf, array in of.items()
+    }
     save_file({name: array.astype(np.float16) for name, array in sorted(kept.items())}, given.out)
     print(f"{given.out}: {sum(array.size for array in kept.values()):,} parameters, in half precision")
 

@@ -61,8 +61,8 @@ def figure(folder: Path, name: str, label: str, part: Part, variant: str | None 
     known = found.meta["optimizers"]
     optimizers = [n for n in known if n == part.learned] + [n for n in known if n != part.learned]
     title = f"{label}: images"
-    caption = f"{', '.join(given)}, and the image by each optimizer after {', '.join(map(str, steps))} steps, from the same start;"
-    caption += " baselines at rates tuned for the final loss. The first optimizees that are reported, not chosen by eye."
+    caption = f"{', '.join(given)}, and the image by each optimizer after {', '.join(map(str, steps))} steps, from the same"
+    caption += " start; baselines at rates tuned for the final loss. The first optimizees that are reported, not chosen by eye."
 
     def draw() -> Any:
         from matplotlib.figure import Figure as Canvas
