@@ -76,7 +76,7 @@ def figure(folder: Path, name: str, label: str, part: Part, variant: str | None 
         ax.imshow(sheet, interpolation="nearest", aspect="auto")
         ax.set_axis_off()
         for x, text in zip(across, [*given, *optimizers], strict=True):
-            colour = {"color": LEARNED, "fontweight": "bold"} if text == part.learned else {}
+            colour: Any = {"color": LEARNED, "fontweight": "bold"} if text == part.learned else {}
             ax.text(x, -0.06 / scale, literal(text), ha="center", va="bottom", fontsize=8, **colour)
         for i, y in enumerate(down):
             ax.text(-0.06 / scale, y, str(steps[i % len(steps)]), ha="right", va="center", fontsize=7)
