@@ -82,6 +82,9 @@ class Problem(NamedTuple):
       units: (theta, task) -> theta as `metrics` takes it, where a task computes in other units than theta's.
       describe: task -> named scalars, what was drawn for it that tells one task from another; beside the curves.
       plain: what validations and evaluations are of, on the same data, where meta-training alone is to see this problem.
+      held_out: True where the tasks of each split are others. "train" is then for meta-training alone, choices are made on
+        tasks of "validation", and what is reported is of those of "test". (A few-shot problem's `query` says the same of it.)
+      pictures: how a theta that is an image is looked at.
       members: of a mixture, name -> the problems that it is made of; the others of these fields are then those of the first.
       provenance: label -> fingerprint of each data set that was read; "mnist[10000/1000]" labels a subset.
     """
@@ -97,8 +100,22 @@ class Problem(NamedTuple):
     units: Callable[[Theta, Task], Theta] | None = None
     describe: Callable[[Task], dict[str, Scalar]] | None = None
     plain: Problem | None = None
+    held_out: bool = False
+    pictures: Pictures | None = None
     members: Mapping[str, Member] = {}
     provenance: Mapping[str, str] = {}
+
+
+class Pictures(NamedTuple):
+    """How optimizees that are images are looked at; each image is [h, w, 3], red, green and blue in 0 … 1.
+
+    Attributes:
+      given: task -> named images, what was asked for.
+      made: theta -> the image that it is.
+    """
+
+    given: Callable[[Task], Mapping[str, jax.Array]]
+    made: Callable[[Theta], jax.Array]
 
 
 class Member(NamedTuple):

@@ -120,7 +120,10 @@ def _problem(config: Config) -> Problem:
     kind = config.problem.kind
     builder = registry.problem.builder(kind)
     if builder.__module__.startswith("l2lcli."):
-        return registry.problem.build(config.problem, config.data.raw_dir)
+        try:
+            return registry.problem.build(config.problem, config.data.raw_dir)
+        except ValueError as error:  # numbers that do not fit each other
+            raise ConfigError([str(error)]) from error
     try:
         problem = registry.problem.build(config.problem, config.data.raw_dir)
     except DataError:

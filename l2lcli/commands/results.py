@@ -9,14 +9,15 @@ from l2lcli.commands.compare import Evaluation
 from l2lcli.evaluation.curves import Curves
 from l2lcli.experiment import Experiment
 from l2lcli.reports import page
-from l2lcli.reports.figures import gates, updates
-from l2lcli.runs.artefact import write_artefact
+from l2lcli.reports.figures import gates, pictures, updates
+from l2lcli.runs.artefact import packed, write_artefact
 from l2lcli.runs.files import read_json
 from l2lcli.runs.rundir import Run
 
 
 def write(run: Run, evaluation: Evaluation, drawn: bool, folder: str = "") -> None:
-    """Write into a run: `curves/<name>.csv`, `metrics/<name>.csv`, inspection.npz, summary.json; from these, the report.
+    """Write into a run: `curves/<name>.csv`, `metrics/<name>.csv`, `pictures/<name>.npz`, inspection.npz, summary.json; from
+    these, the report.
 
     Args:
       run: where to.
@@ -30,6 +31,8 @@ def write(run: Run, evaluation: Evaluation, drawn: bool, folder: str = "") -> No
         run.write_curves(f"{folder}curves/{name}.csv", [*columns, "loss", *draws], _loss_rows(comparison.curves, draws))
         if any(curves.metrics for curves in comparison.curves.values()):
             run.write_curves(f"{folder}metrics/{name}.csv", [*columns, "metric", "value"], _metric_rows(comparison.curves))
+        if comparison.pictures is not None:
+            run.write_bytes(folder + pictures.place(name), packed(*comparison.pictures))
     if evaluation.gates is not None:
         run.write_curves(f"{folder}{gates.FILE}", gates.COLUMNS, evaluation.gates)
     if evaluation.inspection is not None:

@@ -21,6 +21,7 @@ from l2lcli.evaluation.curves import Curves, curves, tune
 from l2lcli.evaluation.equal_time import PACE, Remember, at_once
 from l2lcli.evaluation.equal_time import equal_time as at_equal_time
 from l2lcli.evaluation.line_search import line_search
+from l2lcli.evaluation.pictures import Gallery, gallery, pictured
 from l2lcli.evaluation.summary import METRICS, BestBaseline, Entry, Part, Pays, Rate
 from l2lcli.evaluation.timing import seconds_per_step
 from l2lcli.inner.unroll import namespace
@@ -33,6 +34,7 @@ class Comparison(NamedTuple):
 
     summary: Part
     curves: dict[str, Curves]  # "adam" is tuned for `final`, "adam@sum" for `sum` where that is another rate, "adam@time"
+    pictures: Gallery | None = None  # of a problem whose optimizees are images
 
 
 def compare(
@@ -71,6 +73,7 @@ def compare(
     tuning = jax.random.split(namespace(root, "tuning"), tuning_seeds)
     keys = jax.random.split(namespace(root, "evaluation"), seeds)
     found: dict[str, Curves] = {}
+    made: dict[str, Any] = {}
     entries: dict[str, Entry] = {}
     members: dict[str, tuple[LearnedOptimizer, Phi]] = {}
 
@@ -82,6 +85,8 @@ def compare(
             for_sum = found[f"{label}@sum"] = curves(problem, family, phis["sum"], keys, steps, metrics_every)
         members[label] = family, phis["final"]
         enter(label, for_sum, rates)
+        if problem.pictures is not None:
+            made[label] = pictured(problem, family, phis["final"], keys, steps)
 
     def enter(label: str, for_sum: Curves, rates: dict[str, float] | None) -> None:
         measured: dict[str, Any] = {}
@@ -129,7 +134,8 @@ def compare(
             problem, found[ours].losses, pace, ours, baselines, (tuning, keys), progress, remember
         )
         found |= {f"{name}@time": of_name for name, of_name in longer.items()}
-    return Comparison(Part(problem=name, learned=ours, steps=steps, seeds=seeds, optimizers=entries, **said), found)
+    summary = Part(problem=name, learned=ours, steps=steps, seeds=seeds, optimizers=entries, **said)
+    return Comparison(summary, found, gallery(made, steps) if made else None)
 
 
 def _verdict(

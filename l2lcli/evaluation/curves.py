@@ -31,8 +31,14 @@ class Curves(NamedTuple):
     draws: Mapping[str, np.ndarray] = {}  # name -> [S], what was drawn for each optimizee, of a problem that says so
 
 
+def drawn_from(problem: Problem, split: str) -> Problem:
+    """The problem with all its tasks from one split, where its splits have tasks of their own; else as it is."""
+    return problem._replace(data={**problem.data, "train": problem.data[split]}) if problem.held_out else problem
+
+
 def curves(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key, steps: int, every: int) -> Curves:
-    """Train one optimizee per key, [S], for `steps` steps; metrics every `every` steps."""
+    """Train one optimizee per key, [S], for `steps` steps; metrics every `every` steps. Tasks held out are those of "test"."""
+    problem = drawn_from(problem, "test")
     # A few-shot problem's metrics are of one task's query, not of the whole split.
     measure = problem.metrics if "test" in problem.data and problem.query is None else None
 
@@ -78,8 +84,9 @@ def tune(
     """The learning rates of a hand-made optimizer with the least mean over `keys` of each metric: {"final", "sum"}.
 
     Three rates a decade from 1e-4 to 10; a best value at the grid's edge extends the grid on that side. `tried` hears of each
-    rate, and of its losses [S, T+1].
+    rate, and of its losses [S, T+1]. Tasks held out are those of "validation".
     """
+    problem = drawn_from(problem, "validation")
     optimizer = hand(name, horizon=steps)
 
     @jax.jit

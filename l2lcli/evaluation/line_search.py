@@ -15,7 +15,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from l2lcli.base import Key, Problem
-from l2lcli.evaluation.curves import Curves
+from l2lcli.evaluation.curves import Curves, drawn_from
 from l2lcli.inner.unroll import fresh
 from l2lcli.optimizers.hand import hand
 from l2lcli.signals import Progress
@@ -52,6 +52,7 @@ def line_search(
       The curves; and the seconds of an evaluation, with what the method itself takes: the median over optimizees, None where
       none made any.
     """
+    problem = drawn_from(problem, "test")
     data = dict(problem.data)
     begin = jax.jit(lambda key, data: fresh(problem, hand("sgd"), {"log_learning_rate": jnp.float32(0)}, key, data, steps))
     evaluate = jax.jit(

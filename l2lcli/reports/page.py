@@ -9,7 +9,7 @@ from pathlib import Path
 
 from l2lcli.evaluation.summary import METRICS, Summary
 from l2lcli.reports import curves, few_shot, tables
-from l2lcli.reports.figures import updates
+from l2lcli.reports.figures import pictures, updates
 from l2lcli.reports.figures.architectures import architecture_figure
 from l2lcli.reports.figures.drawing import Figure, save
 from l2lcli.reports.figures.gates import gate_figure
@@ -42,7 +42,9 @@ def _planned(folder: Path, summary: Summary | None) -> list[Figure]:
         own = curves.of(folder, summary.problem)
         names = {"loss_steps": False, "loss_seconds": True}
         drawn += [loss_figure(name, label, summary, own, seconds) for name, seconds in names.items()]
+        drawn.append(pictures.figure(folder, "pictures", label, summary))
         for name, part in variants.items():
+            drawn.append(pictures.figure(folder, f"pictures-{name}", f"{label}, variant {name}", part, name))
             drawn.append(loss_figure(f"loss_steps-{name}", f"{label}, variant {name}", part, curves.of(folder, name)))
         drawn += [_generalisation(label, summary), architecture_figure(label, summary), *updates.planned(folder, label)]
     drawn.append(gate_figure(folder, label))
@@ -127,9 +129,11 @@ def write(folder: Path) -> Path:
         variants += "".join(shown.pop(name, "") for name in ("generalisation", "architectures"))
         variants += "".join(html for name, html in shown.items() if "-" in name)
         rule = "".join(shown.pop(name, "") for name in ("updates", "step_sizes", "states"))
+        images = shown.pop("pictures", "")
         loss = "".join(html for name, html in shown.items() if "-" not in name)
         sections = {
             "Results": results,
+            "Pictures": images,
             "Loss": loss,
             "Generalisation": variants,
             "Update rule": rule + gates,

@@ -18,14 +18,15 @@ from l2lcli import plugins
 from l2lcli.config import Config
 from l2lcli.evaluation.summary import Summary
 from l2lcli.reports import curves, page, tables
-from l2lcli.reports.figures import gates, updates
+from l2lcli.reports.figures import gates, pictures, updates
 from l2lcli.runs import trained
-from l2lcli.runs.artefact import read_artefact, write_artefact
+from l2lcli.runs.artefact import packed, read_artefact, write_artefact
 from l2lcli.runs.files import RunError, as_json, faults, read_json, read_text, replacing, strict_json
 
 LARGEST = 1_000_000  # bytes of one reference result
 POINTS = 101  # steps kept of the experiment's own curves
 VARIANT_POINTS = 51  # and of each variant's
+TASKS = 2  # whose pictures are kept
 OPTIMIZER = trained.NAME
 
 
@@ -35,7 +36,7 @@ def save(folder: Path, root: Path) -> Path:
     The first run of an experiment becomes `<root>/<name>/`; those of other seeds `<root>/<name>/seed-<seed>/` beside it, and
     one of the same seed takes the old one's place. In it: config.yaml, env.json without the command line, summary.json,
     optimizer.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`), and, but for other seeds,
-    inspection.npz and figures/*.png drawn from all these; `data.raw_dir` is null in all of them.
+    inspection.npz, pictures/*.npz.xz of two tasks, and figures/*.png drawn from all these; `data.raw_dir` is null in all.
 
     Raises RunError where the run has not been evaluated, where it would take more than LARGEST bytes, where an evaluation
     would take the place of a trained optimizer, or where it started from an optimizer that is not kept; ConfigError where its
@@ -58,12 +59,14 @@ def save(folder: Path, root: Path) -> Path:
         if place.parent == root:
             for name in filter(lambda name: (folder / name).is_file(), (updates.FILE, gates.FILE)):
                 shutil.copyfile(folder / name, new / name)
+            if found := pictures.read(folder, summary.problem):
+                _put(new / f"{pictures.place(summary.problem)}.xz", lzma.compress(packed(*found.first(TASKS)), preset=9))
             page.figures(new)
         sizes = {path.relative_to(new).as_posix(): path.stat().st_size for path in new.rglob("*") if path.is_file()}
         if (whole := sum(sizes.values())) > LARGEST:
             parts = ", ".join(f"{name} {sizes[name]:,}" for name in sorted(sizes, key=lambda name: -sizes[name])[:4])
             raise RunError(f"{folder}: {whole:,} bytes as a reference result, more than {LARGEST:,}: {parts}, …")
-        for part in ("curves", "figures"):
+        for part in ("curves", "figures", "pictures"):
             shutil.rmtree(place / part, ignore_errors=True)
         for old in place.glob(trained.kept("*")):
             old.unlink()
@@ -93,11 +96,10 @@ def _shipped(root: Path, folder: Path, config: Config) -> str | None:
 
 
 def _fill(new: Path, folder: Path, config: Config, summary: Summary) -> None:
-    (new / "curves").mkdir(parents=True)
+    new.mkdir()
 
     def put(name: str, content: bytes) -> None:
-        with replacing(new / name) as file:
-            file.write(content)
+        _put(new / name, content)
 
     put("config.yaml", configs.dump(config).encode())
     put("summary.json", (folder / "summary.json").read_bytes())
@@ -118,6 +120,12 @@ def _fill(new: Path, folder: Path, config: Config, summary: Summary) -> None:
         if found := curves.of(folder, name):
             points = POINTS if name == summary.problem else VARIANT_POINTS
             put(f"curves/{name}.csv.xz", curves.packed(found, points))
+
+
+def _put(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as file:
+        file.write(content)
 
 
 def _row(row: dict[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ def content(phi: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> tuple[dic
 
 
 def read_artefact(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """phi's leaves under their '/'-joined keys, and meta, of an artefact. Nothing in the file is executed.
+    """phi's leaves under their '/'-joined keys, and meta, of an artefact, or of one packed as .xz. Nothing in it is executed.
 
     Raises:
       RunError: no such file, damaged or no .npz at all, without `__meta__`, or of a newer format.
@@ -67,6 +68,7 @@ def read_artefact(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with faults(path):
         data = path.read_bytes()
     try:
+        data = lzma.decompress(data) if path.suffix == ".xz" else data
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for member in archive.namelist():
                 leaf = io.BytesIO(archive.read(member))  # whole, so that its CRC is looked at
