@@ -66,7 +66,8 @@ def window(
         parts = {"theta": "theta", "opt": "state", "grad": "gradient", "value": "loss", "first": "first loss"}
         inner = type(start)(task=task, key=key, t=t, horizon=horizon, **{name: given[said] for name, said in parts.items()})
         if optimizer.start is not None:
-            inner = begun(problem, optimizer, phi, inner, data)
+            with jax.named_scope(f"{STEP}0"):
+                inner = begun(problem, optimizer, phi, inner, data)
         at, scores = inner, []
         score = score_on_query(judged, objective.weights, data, judged.loss)
         for i in range(steps):

@@ -29,7 +29,7 @@ def family(**given):
 
 def wild(family, theta, dtype):
     """phi with all its parts at work: those that start at zero, too."""
-    phi = as_dtype(family.init(jax.random.key(1), theta), dtype)
+    phi = as_dtype(jax.jit(family.init)(jax.random.key(1), theta), dtype)
     leaves, structure = jax.tree.flatten(phi)
     keys = jax.random.split(jax.random.key(4), len(leaves))
     moved = [leaf + 0.1 * jax.random.normal(k, leaf.shape, dtype) for leaf, k in zip(leaves, keys, strict=True)]
@@ -41,7 +41,7 @@ def gradients(kind, optimizer, problem, dtype, window, objective, devices=1, **m
     build = lambda tasks, devices: registry.estimator.build(spec, problem, optimizer, tasks, objective, devices)
     made = _sharding.over_tasks(build, M if devices == 1 else 1, devices)
     data = problem.data["train"]
-    phi = wild(optimizer, as_dtype(problem.init(jax.random.key(0), data)[0], dtype), dtype)
+    phi = wild(optimizer, as_dtype(jax.jit(problem.init)(jax.random.key(0), data)[0], dtype), dtype)
     state, found = as_dtype(jax.jit(made.init)(jax.random.key(2), phi, data), dtype), []
     estimate = jax.jit(made.estimate)
     for _ in range(T // window):
@@ -76,8 +76,8 @@ def test_two_devices_share_the_coordinates_of_one_task():
     spec = registry.estimator.specs()["replay"](window=2, block=5)
     alone = registry.estimator.build(spec, TABLE, family(normalise="rms"), 1, OBJECTIVES["plain"], 1)
     data = TABLE.data["train"]
-    phi = wild(family(normalise="rms"), TABLE.init(jax.random.key(0), data)[0], jnp.float32)
-    state = alone.init(jax.random.key(2), phi, data)
+    phi = wild(family(normalise="rms"), jax.jit(TABLE.init)(jax.random.key(0), data)[0], jnp.float32)
+    state = jax.jit(alone.init)(jax.random.key(2), phi, data)
     assert relative(two[0].grad, jax.jit(alone.estimate)(jax.random.key(3), phi, data, state)[0].grad) < 1e-4
 
 
@@ -129,12 +129,13 @@ def test_updates_do_not_depend_on_the_scale_of_the_loss_and_dead_coordinates_sta
     grad = jax.tree.map(lambda x: jax.random.normal(jax.random.key(0), x.shape), theta)
     grad["kernel"] = grad["kernel"].at[1].set(0)
     tx = optimizer.bind(wild(optimizer, theta, jnp.float32))
+    step = jax.jit(lambda grad, state, value: tx.update(grad, state, theta, value=value, horizon=10))
     found = []
     for scale in (1.0, 1000.0):
         state = tx.init(theta)
         for _ in range(3):
             scaled = jax.tree.map(lambda g, scale=scale: scale * g, grad)
-            update, state = tx.update(scaled, state, theta, value=scale * 2.0, horizon=10)
+            update, state = step(scaled, state, scale * 2.0)
         found.append(update)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), *found)
     assert not np.asarray(found[0]["kernel"])[1].any() and np.asarray(found[0]["kernel"])[0].all()

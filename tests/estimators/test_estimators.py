@@ -68,7 +68,7 @@ def test_meta_gradient_equals_finite_differences(kind, second_order, float64):
         pytest.skip(f"{kind} has no second order")
     phi = phi64()
     made = estimator(kind, window=T, **({"second_order": True} if second_order else {}))
-    state = as_float64(made.init(jax.random.key(2), phi, ()))
+    state = as_float64(jax.jit(made.init)(jax.random.key(2), phi, ()))
     found, _ = jax.jit(made.estimate)(jax.random.key(3), phi, (), state)
     inners = [jax.tree.map(lambda x, m=m: x[m] if x.ndim else x, state) for m in range(M)]
     # The paper's gradient is that of training runs in which what the optimizer is fed stays what it was.
@@ -109,7 +109,7 @@ def test_a_discount_cuts_down_what_each_step_passes_on(kind, second_order, float
     phi = phi64()
     direction = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape, x.dtype), phi)
     whole, cut = (estimator(kind, window=T, second_order=second_order, discount=discount) for discount in (1.0, 0.7))
-    state = as_float64(whole.init(jax.random.key(2), phi, ()))
+    state = as_float64(jax.jit(whole.init)(jax.random.key(2), phi, ()))
     key = jax.random.key(3)
     (full, after), (found, same) = (jax.jit(made.estimate)(key, phi, (), state) for made in (whole, cut))
     jax.tree.map(np.testing.assert_array_equal, (full.losses, after.theta, after.opt), (found.losses, same.theta, same.opt))
@@ -124,11 +124,11 @@ def test_a_discount_cuts_down_what_each_step_passes_on(kind, second_order, float
 def test_windows_carry_the_optimizees_on_and_take_their_own_weights(kind):
     phi = FAMILY.init(jax.random.key(1), {"theta": jnp.zeros(3)})
     made, key = estimator(kind), jax.random.key(4)
-    state = made.init(key, phi, ())
+    state, estimate = jax.jit(made.init)(key, phi, ()), jax.jit(made.estimate)
     inner = [fresh(PROBLEM, FAMILY, phi, k, ()) for k in jax.random.split(key, M)]
     expected = np.stack([losses_by_hand(phi, one, T)[0] for one in inner])
     for start in (0, W):
-        found, state = made.estimate(key, phi, (), state)
+        found, state = estimate(key, phi, (), state)
         part = expected[:, start : start + W]
         np.testing.assert_allclose(found.losses, part.mean(0), rtol=1e-4)
         np.testing.assert_allclose(found.loss, (part @ np.array(WEIGHTS[start : start + W])).mean(), rtol=1e-4)
@@ -139,10 +139,11 @@ def test_windows_carry_the_optimizees_on_and_take_their_own_weights(kind):
 def test_m_tasks_give_the_mean_of_their_gradients(kind):
     phi = FAMILY.init(jax.random.key(1), {"theta": jnp.zeros(3)})
     many, one = estimator(kind, tasks=3), estimator(kind, tasks=1)
-    state = many.init(jax.random.key(5), phi, ())
-    together = many.estimate(jax.random.key(6), phi, (), state)[0].grad
+    state = jax.jit(many.init)(jax.random.key(5), phi, ())
+    together = jax.jit(many.estimate)(jax.random.key(6), phi, (), state)[0].grad
+    estimate = jax.jit(one.estimate)
     alone = [
-        one.estimate(jax.random.key(6), phi, (), jax.tree.map(lambda x, m=m: x[m : m + 1] if x.ndim else x, state))[0].grad
+        estimate(jax.random.key(6), phi, (), jax.tree.map(lambda x, m=m: x[m : m + 1] if x.ndim else x, state))[0].grad
         for m in range(3)
     ]
     mean = jax.tree.map(lambda *g: sum(g) / 3, *alone)

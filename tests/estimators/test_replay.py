@@ -67,9 +67,9 @@ def gradients(kind, family, problem, dtype, window, **more):
     spec = registry.estimator.specs()[kind](window=window, **more)
     made = registry.estimator.build(spec, PROBLEMS[problem], flat(FAMILIES[family]), M, Objective(WEIGHTS))
     data = PROBLEMS[problem].data["train"]
-    theta = as_dtype(PROBLEMS[problem].init(jax.random.key(0), data)[0], dtype)
-    phi = as_dtype(FAMILIES[family].init(jax.random.key(1), theta), dtype)
-    state, found = as_dtype(made.init(jax.random.key(2), phi, data), dtype), []
+    theta = as_dtype(jax.jit(PROBLEMS[problem].init)(jax.random.key(0), data)[0], dtype)
+    phi = as_dtype(jax.jit(FAMILIES[family].init)(jax.random.key(1), theta), dtype)
+    state, found = as_dtype(jax.jit(made.init)(jax.random.key(2), phi, data), dtype), []
     estimate = jax.jit(made.estimate)
     for _ in range(T // window):
         result, state = estimate(jax.random.key(3), phi, data, state)
@@ -148,13 +148,13 @@ def test_memory_is_a_blocks_not_the_windows():
     """XLA's own figure of temporaries: replay needs a fraction of what differentiating the unroll does."""
     problem = registry.problem.build(ClassificationSpec(hidden=[64], batch_size=8), None)
     family, data = lstm(LstmSpec()), problem.data["train"]
-    phi = family.init(jax.random.key(1), problem.init(jax.random.key(0), data)[0])
+    phi = jax.jit(lambda data: family.init(jax.random.key(1), problem.init(jax.random.key(0), data)[0]))(data)
     needed = {}
     for kind, more in {"replay": {}, "autodiff": {"checkpoint": False}}.items():
         made = registry.estimator.build(
             registry.estimator.specs()[kind](window=20, **more), problem, family, 1, Objective((1.0,) * 20)
         )
-        state = made.init(jax.random.key(2), phi, data)
+        state = jax.eval_shape(made.init, jax.random.key(2), phi, data)
         compiled = jax.jit(made.estimate).lower(jax.random.key(3), phi, data, state).compile()
         needed[kind] = compiled.memory_analysis().temp_size_in_bytes
     assert needed["replay"] < needed["autodiff"] / 5

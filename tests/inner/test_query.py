@@ -23,6 +23,7 @@ T, M = 4, 2
 PROBLEM = registry.problem.build(
     registry.problem.specs()["sinusoid"](shots=5, queries=3, hidden=[4], activation="tanh"), None
 )  # 13 coordinates
+START = jax.jit(PROBLEM.init)
 LAST = (0.0,) * (T - 1) + (1.0,)
 SOME = (0.5, 0.0, 0.3, 1.0)
 
@@ -47,8 +48,8 @@ def as_dtype(tree, dtype):
 
 def phi_of(optimizer, dtype, seed=0):
     """phi from a random start, all of it moved away from round numbers."""
-    theta = as_dtype(PROBLEM.init(jax.random.key(seed), ())[0], dtype)
-    phi, unravel = ravel_pytree(as_dtype(optimizer.init(jax.random.key(1), theta), dtype))
+    theta = as_dtype(START(jax.random.key(seed), ())[0], dtype)
+    phi, unravel = ravel_pytree(as_dtype(jax.jit(optimizer.init)(jax.random.key(1), theta), dtype))
     return unravel(phi + 0.05 * jnp.sin(jnp.arange(phi.size, dtype=dtype)))
 
 
@@ -57,9 +58,10 @@ def estimate(kind, optimizer, dtype, w=LAST, window=T, phi=None, **more):
     spec = registry.estimator.specs()[kind](window=window, **more)
     made = registry.estimator.build(spec, PROBLEM, flat(optimizer), M, Objective(w))
     phi = phi_of(optimizer, dtype) if phi is None else phi
-    state, found = as_dtype(made.init(jax.random.key(2), phi, ()), dtype), []
+    state, found = as_dtype(jax.jit(made.init)(jax.random.key(2), phi, ()), dtype), []
+    step = jax.jit(made.estimate)
     for _ in range(T // window):
-        result, state = jax.jit(made.estimate)(jax.random.key(3), phi, (), state)
+        result, state = step(jax.random.key(3), phi, (), state)
         found.append(result)
     return found
 

@@ -29,15 +29,16 @@ def phi_of(family, problem):
 def test_unroll_equals_an_ordinary_optax_loop(problem):
     data, key, tx = problem.data["train"], jax.random.key(3), optax.adam(0.05)
     init_key, step_key = jax.random.split(key)
-    theta, task = problem.init(init_key, data)
+    theta, task = jax.jit(problem.init)(init_key, data)
     state, expected = tx.init(theta), []
+    slope = jax.jit(lambda theta, key: jax.value_and_grad(problem.loss)(theta, problem.batch(key, task, data)))
     for t in range(8):
-        value, grad = jax.value_and_grad(problem.loss)(theta, problem.batch(jax.random.fold_in(step_key, t), task, data))
+        value, grad = slope(theta, jax.random.fold_in(step_key, t))
         expected.append(value)
         update, state = tx.update(grad, state, theta)
         theta = optax.apply_updates(theta, update)
     phi = {"log_learning_rate": jnp.log(0.05)}
-    inner = fresh(problem, hand("adam"), phi, key, data)
+    inner = jax.jit(lambda key: fresh(problem, hand("adam"), phi, key, data))(key)
     after, losses, *_ = unroll(problem, hand("adam"), phi, inner, data, 8)
     np.testing.assert_allclose([inner.value, *losses[:-1]], expected, rtol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after.theta, theta)
@@ -58,12 +59,12 @@ def test_20_steps_are_13_and_then_7_bit_for_bit(problem):
 
 def test_every_optimizer_gets_the_same_start_and_the_same_batches(problem):
     data, key = problem.data["train"], jax.random.key(5)
-    started = [fresh(problem, family, phi_of(family, problem), key, data) for family in (LSTM, hand("sgd"))]
+    start = lambda family, phi: jax.jit(lambda key: fresh(problem, family, phi, key, data))(key)
+    started = [start(family, phi_of(family, problem)) for family in (LSTM, hand("sgd"))]
     jax.tree.map(np.testing.assert_array_equal, started[0].theta, started[1].theta)
     still = {"log_learning_rate": jnp.float32(-np.inf)}  # a rate of 0: the losses differ by their batches alone
-    losses = [
-        unroll(problem, hand(n), still, fresh(problem, hand(n), still, key, data), data, 4).losses for n in ("sgd", "adam")
-    ]
+    families = hand("sgd"), hand("adam")
+    losses = [unroll(problem, family, still, start(family, still), data, 4).losses for family in families]
     np.testing.assert_array_equal(*losses)
     assert (np.ptp(losses[0]) > 0) == problem.minibatch  # a fresh minibatch at every step
 
@@ -71,6 +72,7 @@ def test_every_optimizer_gets_the_same_start_and_the_same_batches(problem):
 def test_vmap_with_axes_equals_one_after_the_other(problem):
     data, phi, keys = problem.data["train"], phi_of(LSTM, problem), jax.random.split(jax.random.key(6), 3)
 
+    @jax.jit
     def one(key):
         return unroll(problem, LSTM, phi, fresh(problem, LSTM, phi, key, data), data, 5)
 

@@ -1,5 +1,7 @@
 """Networks that are drawn anew for each task, and the other problems of the suite."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,17 +20,35 @@ SPEC = NetworksSpec(
 )  # fmt: skip
 
 
-def drawn(seed):
+def draw(problem, keys):
+    """(theta, task, batch) of one task, compiled whole: op by op there would be more to compile."""
+
+    @jax.jit
+    def run(start, step, data):
+        theta, task = problem.init(start, data)
+        return theta, task, problem.batch(step, task, data)
+
+    return run(*map(jax.random.key, keys), problem.data["train"])
+
+
+@functools.cache
+def compiled():
+    """The problem, what draws from it, and its gradient, each compiled once."""
     problem = registry.problem.build(SPEC, None)
-    data = problem.data["train"]
-    theta, task = problem.init(jax.random.key(seed), data)
-    return problem, theta, task, problem.batch(jax.random.key(100 + seed), task, data)
+    some = jax.jit(problem.init), jax.jit(problem.batch)
+    return problem, *some, jax.jit(jax.value_and_grad(problem.loss))
+
+
+def drawn(seed):
+    problem, init, batch, _ = compiled()
+    theta, task = init(jax.random.key(seed), problem.data["train"])
+    return problem, theta, task, batch(jax.random.key(100 + seed), task, problem.data["train"])
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_drawn_network_is_the_plain_one_of_its_own_size(seed):
     """Cut to its live units and written as a Flax network: the same loss, and no gradient anywhere else."""
-    problem, theta, task, batch = drawn(seed)
+    _, theta, task, batch = drawn(seed)
     depth, widths, size = int(task["depth"]), np.asarray(task["widths"]), int(task["batch_size"])
     act = [linen.tanh, linen.relu][int(task["activation"])]
     layers = [linen.Dense(int(w)) for w in widths[:depth]]
@@ -46,7 +66,7 @@ def test_a_drawn_network_is_the_plain_one_of_its_own_size(seed):
     x = float(task["input_scale"]) * batch["image"][:size].reshape(size, -1) / 16.0
     logits = network.apply({"params": live}, x)
     expected = -jax.nn.log_softmax(logits)[jnp.arange(size), batch["label"][:size]].mean()
-    value, grad = jax.value_and_grad(problem.loss)(theta, batch)
+    value, grad = compiled()[-1](theta, batch)
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     for i in range(3):
         kernel = np.array(grad[f"layers_{i}"]["kernel"])
@@ -59,7 +79,7 @@ def test_a_drawn_network_is_the_plain_one_of_its_own_size(seed):
 
 
 def test_draws_cover_what_the_config_says_and_stand_beside_the_curves():
-    problem = registry.problem.build(SPEC, None)
+    problem = compiled()[0]
     tasks = [problem.describe(drawn(seed)[2]) for seed in range(12)]
     assert {int(t["depth"]) for t in tasks} == {1, 2, 3} and {int(t["activation"]) for t in tasks} == {0, 1}
     assert all(4 <= t["batch_size"] <= 9 and 0.5 <= t["input_scale"] <= 2 for t in tasks)
@@ -110,12 +130,11 @@ SUITE = {
 @pytest.mark.parametrize(("kind", "given"), [(kind, given) for kind, many in SUITE.items() for given in many])
 def test_problems_of_the_suite_start_at_chance_and_can_be_learned(kind, given):
     problem = registry.problem.build(registry.problem.specs()[kind](**given), None)
-    data = problem.data["train"]
-    theta, task = problem.init(jax.random.key(0), data)
-    batch = problem.batch(jax.random.key(1), task, data)
-    value, grad = jax.value_and_grad(problem.loss)(theta, batch)
-    norm = sum(jnp.vdot(g, g) for g in jax.tree.leaves(grad))
-    lower = problem.loss(jax.tree.map(lambda p, g: p - 0.02 * value / norm * g, theta, grad), batch)
+    theta, _, batch = draw(problem, (0, 1))
+    loss = jax.jit(jax.value_and_grad(problem.loss))
+    value, grad = loss(theta, batch)
+    norm = sum(np.vdot(g, g) for g in jax.tree.leaves(grad))
+    lower, _ = loss(jax.tree.map(lambda p, g: p - 0.02 * value / norm * g, theta, grad), batch)
     np.testing.assert_allclose(value - lower, 0.02 * value, rtol=0.3)  # what the gradient promises
-    found = problem.metrics(theta, problem.data["test"])
+    found = jax.jit(problem.metrics)(theta, problem.data["test"])
     assert all(np.isfinite(leaf) for leaf in found.values())

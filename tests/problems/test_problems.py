@@ -62,7 +62,7 @@ def test_the_same_key_gives_the_same_bits(problem):
 
 def test_adam_brings_the_loss_down(problem):
     data, tx = problem.data["train"], optax.adam(0.03)
-    theta, task = problem.init(jax.random.key(3), data)
+    theta, task = jax.jit(problem.init)(jax.random.key(3), data)
 
     @jax.jit
     def step(theta, opt, key):
@@ -81,9 +81,9 @@ def test_metrics_are_finite_on_the_test_split(problem):
     if problem.metrics is None:
         pytest.skip("this problem has no metrics")
     test = problem.data["test"]
-    theta, task = problem.init(jax.random.key(0), test if problem.query else problem.data["train"])
-    measured = problem.query(jax.random.key(1), task, test) if problem.query else test
-    for value in problem.metrics(theta, measured).values():
+    theta, task = jax.jit(problem.init)(jax.random.key(0), test if problem.query else problem.data["train"])
+    measured = jax.jit(problem.query)(jax.random.key(1), task, test) if problem.query else test
+    for value in jax.jit(problem.metrics)(theta, measured).values():
         assert value.shape == () and np.isfinite(value)
 
 
