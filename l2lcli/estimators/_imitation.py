@@ -14,21 +14,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from l2lcli.base import Estimate, Estimator, Inner, Key, LearnedOptimizer, Problem
 from l2lcli.estimators._mixed import restarts
-from l2lcli.estimators._tiles import recomputed
-from l2lcli.inner.transformation import transformation
-from l2lcli.inner.unroll import axes, fresh, standing, unroll
+from l2lcli.estimators._recording import over_tasks
+from l2lcli.estimators._tiles import enter, leave
+from l2lcli.inner.flat import ravel
+from l2lcli.inner.unroll import axes, fresh, unroll
 from l2lcli.optimizers.hand import hand
 
 
-class Watching(NamedTuple):
-    """State of an optimizee's optimizer: of the teacher, and of the one that watches."""
+class Watched(NamedTuple):
+    """State: M optimizees of the teacher, leaves [M, ...], t (); and the state of the learner that watches them, [M, ...]."""
 
-    teacher: Any
-    learner: Any
-    apart: jax.Array  # () Σ_t of the distances of their updates
+    inner: Inner
+    opt: Any
 
 
 class Imitating(NamedTuple):
@@ -39,64 +40,77 @@ class Imitating(NamedTuple):
     step: jax.Array
 
 
-def watching(optimizer: LearnedOptimizer, name: str, rate: float) -> LearnedOptimizer:
-    """The family that steps as the hand-made optimizer of that name and learning rate does, and remembers `Watching`.
-
-    Its phi is that of `optimizer`. The distance of two updates is half the mean over coordinates of their difference squared,
-    in units of the learning rate.
-    """
-    teacher = hand(name).bind({"log_learning_rate": jnp.float32(math.log(rate))})
-
-    def bind(phi):
-        learner = optimizer.bind(phi)
-
-        def init(theta):
-            return Watching(teacher.init(theta), learner.init(theta), jnp.zeros(()))
-
-        def update(grad, state, theta=None, **extra):
-            step, of_teacher = teacher.update(grad, state.teacher, theta, **extra)
-            said, of_learner = learner.update(grad, state.learner, theta, **extra)
-            squares = jax.tree.map(lambda a, b: jnp.sum(((a - b) / rate) ** 2), said, step)
-            size = sum(leaf.size for leaf in jax.tree.leaves(grad))
-            apart = state.apart + sum(jax.tree.leaves(squares)) / (2 * size)
-            return step, Watching(of_teacher, of_learner, apart)
-
-        return transformation(init, update)
-
-    return LearnedOptimizer(optimizer.init, bind)
-
-
-def imitation(problem: Problem, family: LearnedOptimizer, tasks: int, horizon: int, steps: int) -> Estimator:
+def imitation(
+    problem: Problem, optimizer: LearnedOptimizer, teacher: tuple[str, float], tasks: int, horizon: int, steps: int
+) -> Estimator:
     """The estimator of d/dphi mean_m Σ_t of the distances of updates, t over a window.
+
+    The distance of two updates is half the mean over coordinates of their difference squared, in units of the teacher's
+    learning rate. A coordinatewise optimizer is differentiated tile by tile, whose activations stay in a core's cache.
 
     Args:
       problem: f, on which the teacher trains.
-      family: of `watching`.
+      optimizer: the learned family.
+      teacher: name and learning rate of a hand-made optimizer.
       tasks: M.
       horizon: T.
       steps: W.
     """
-    stepping = recomputed(family)
+    name, rate = teacher
+    taught, fixed = hand(name), {"log_learning_rate": jnp.float32(math.log(rate))}
+    replay = optimizer.replay
+    by_tile = replay is not None and replay.composed is None and replay.members is None and replay.per_coordinate is None
+    cut = enter if by_tile else lambda size, leaf: leaf[None]
+    join = leave if by_tile else lambda size, leaf: leaf[0]
 
     def init(key, phi, data):
-        one = lambda key: fresh(problem, family, phi, key, data, horizon)
-        return jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
+        one = lambda key: fresh(problem, taught, fixed, key, data, horizon)
+        inner = jax.vmap(one, out_axes=axes())(jax.random.split(key, tasks))
+        return Watched(inner, jax.vmap(optimizer.bind(phi).init)(inner.theta))
 
-    def estimate(key, phi, data, state: Inner):
-        del key
+    def record(inner: Inner):
+        """What the teacher is fed at a step, and its update, of all coordinates [N]."""
+        update, _ = taught.bind(fixed).update(inner.grad, inner.opt, inner.theta, value=inner.value, horizon=inner.horizon)
+        return inner.value, ravel(inner.grad), ravel(inner.theta), ravel(update)
 
-        def mean(phi):
-            def one(inner):
-                inner = inner._replace(opt=inner.opt._replace(apart=jnp.zeros_like(inner.opt.apart)))
-                found = unroll(problem, stepping, phi, inner, data, steps)
-                return found.end.opt.apart, found.end, found.losses
+    def estimate(key, phi, data, state: Watched):
+        del key  # nothing here is random beyond what the optimizees carry
 
-            at = standing(state)
-            apart, after, losses = jax.vmap(one, in_axes=(at,), out_axes=(0, at, 0))(state)
-            return apart.mean(), (after, losses.mean(0))
+        def run(inner):
+            found = unroll(problem, taught, fixed, inner, data, steps, record=record)
+            return found.end, (found.losses, found.recorded)
 
-        (loss, (after, losses)), grad = jax.value_and_grad(mean, has_aux=True)(phi)
-        return Estimate(grad, loss, losses), after
+        after, (losses, recorded) = over_tasks(run, state.inner, steps)
+        vector, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], state.inner.theta))
+        size = vector.size
+
+        def learn(task):
+            opt, (values, *vectors) = task
+
+            def of_tile(total, tile):
+                opt, counts, *vectors = tile
+
+                def apart(phi):
+                    def step(opt, now):
+                        value, grad, theta, target = now
+                        grad, theta = (grad, theta) if by_tile else (unravel(grad), unravel(theta))
+                        said, opt = optimizer.bind(phi).update(grad, opt, theta, value=value, horizon=state.inner.horizon)
+                        return opt, jnp.vdot(counts, ((ravel(said) - target) / rate) ** 2) / (2 * size)
+
+                    opt_after, each = jax.lax.scan(step, opt, (values, *vectors))
+                    return each.sum(), opt_after
+
+                (loss, opt), grad = jax.value_and_grad(apart, has_aux=True)(phi)
+                return jax.tree.map(jnp.add, total, (loss, grad)), opt
+
+            tiles = jax.tree.map(lambda leaf: cut(size, leaf), (opt, jnp.ones_like(vector), *vectors))
+            nothing = jnp.zeros_like(values[0]), jax.tree.map(jnp.zeros_like, phi)
+            found, opt = jax.lax.scan(of_tile, nothing, tiles)
+            return found, jax.tree.map(lambda leaf: join(size, leaf), opt)
+
+        (loss, grad), opt = jax.lax.map(learn, (state.opt, recorded))
+        mean = lambda leaf: leaf.mean(0)
+        return Estimate(jax.tree.map(mean, grad), loss.mean(), losses.mean(0)), Watched(after, opt)
 
     return Estimator(init, estimate)
 

@@ -10,7 +10,7 @@ from l2lcli import registry
 from l2lcli.base import Estimator, LearnedOptimizer, Member, Problem
 from l2lcli.config.specs import TrainSpec
 from l2lcli.estimators import _sharding, _stages
-from l2lcli.estimators._imitation import imitating, imitation, watching
+from l2lcli.estimators._imitation import imitating, imitation
 from l2lcli.estimators._mixed import mixed, restarts
 from l2lcli.estimators._staggered import Horizons, staggered
 
@@ -53,8 +53,8 @@ def _single(spec: TrainSpec, problem: Problem, optimizer: LearnedOptimizer, devi
     if optimizer.start is not None:
         raise ValueError("train.imitation: this optimizer learns where theta begins, and a teacher begins elsewhere")
     of, steps = spec.imitation, spec.estimator.window
-    family = watching(optimizer, of.of, of.learning_rate)
-    watch = lambda tasks, devices: imitation(problem, family, tasks, spec.horizon, steps)
+    teacher = of.of, of.learning_rate
+    watch = lambda tasks, devices: imitation(problem, optimizer, teacher, tasks, spec.horizon, steps)
     watched = _sharding.over_tasks(watch, spec.tasks, devices)
     until = of.until * spec.meta_steps
     weight = lambda step: of.weight * jnp.maximum(0.0, 1 - step / until)

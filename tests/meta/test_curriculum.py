@@ -80,7 +80,7 @@ def test_episodes_have_the_horizon_of_their_stage_and_so_have_those_of_the_teach
         if step in (3, 4):  # in the middle of nothing, and in that of an episode of 4
             state = state._replace(inner=further(state.inner))
         state, _ = meta.advance(KEY, state, (), jnp.int32(1))
-        tasks = [part.inner for part in (state.inner.learner, state.inner.watched)]
+        tasks = [state.inner.learner.inner, state.inner.watched.inner.inner]
         assert len({(int(inner.t), int(inner.horizon)) for inner in tasks}) == 1
         seen.append((int(tasks[0].t), int(tasks[0].horizon)))
     assert seen == [(2, 2), (2, 2), (2, 2), (2, 4), (4, 4), (2, 8), (4, 8)]
