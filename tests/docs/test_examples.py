@@ -18,7 +18,7 @@ from tests.test_plugins import apart
 
 EXAMPLES = ROOT / "docs/examples"
 BY_HAND = "art_features"  # trains the shipped features for minutes; its YAML is no experiment
-NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/*.yaml") if path.parent.name != BY_HAND)  # the others are notebooks
+NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/*.yaml") if path.parent.name != BY_HAND)
 STEPS = 40
 SMALL = ["optimizer={kind: adam, learning_rate: 0.03}", "train.tasks=1", f"train.horizon={STEPS}"]
 SMALL += [f"train.estimator.window={STEPS}"]
