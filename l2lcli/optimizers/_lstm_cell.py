@@ -22,6 +22,18 @@ class Fused(NamedTuple):
     bias: jax.Array  # ()
 
 
+def uniform(key: jax.Array, shape: tuple[int, ...], fan: int, dtype: Any) -> jax.Array:
+    """As torch.nn.LSTMCell and torch.nn.Linear start: U(-1/√fan, 1/√fan). The key is consumed."""
+    return jax.random.uniform(key, shape, dtype, -(fan**-0.5), fan**-0.5)
+
+
+def fresh_layer(key: jax.Array, inputs: int, hidden: int, dtype: Any) -> dict[str, jax.Array]:
+    """One layer's {"input" [4H, inputs], "recurrent" [4H, H], "bias" [4H]} to start from. The key is consumed."""
+    shapes = {"input": (4 * hidden, inputs), "recurrent": (4 * hidden, hidden), "bias": (4 * hidden,)}
+    keys = jax.random.split(key, 3)
+    return {name: uniform(part, shape, hidden, dtype) for (name, shape), part in zip(shapes.items(), keys, strict=True)}
+
+
 def fuse(phi: Any, forget_bias: float, output_scale: float) -> Fused:
     """phi with the halves, the forget-gate bias and the output scale multiplied in."""
     layers = tuple(fuse_layer(phi[name], forget_bias) for name in sorted(name for name in phi if name.startswith("lstm_")))

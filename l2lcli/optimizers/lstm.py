@@ -66,7 +66,7 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
 
     from l2lcli.inner.transformation import transformation
     from l2lcli.optimizers import _native
-    from l2lcli.optimizers._lstm_cell import fuse
+    from l2lcli.optimizers._lstm_cell import fresh_layer, fuse, uniform
 
     show = preprocess(spec.preprocess)
 
@@ -90,24 +90,17 @@ def lstm(spec: LstmSpec) -> LearnedOptimizer:
         phi, inputs = {}, features(spec.preprocess) + (averages_shown(spec.averages) if spec.averages else 0)
         keys = jax.random.split(key, spec.layers + 1)
 
-        def uniform(key, shape, fan):  # as torch.nn.LSTMCell and torch.nn.Linear start: U(-1/√fan, 1/√fan)
-            return jax.random.uniform(key, shape, dtype, -(fan**-0.5), fan**-0.5)
-
         def chrono(key, bias, memory):  # Tallec and Ollivier 2018: a cell of time scale T forgets 1/T a step, and takes in 1/T
             scale = jnp.log(memory - 1) * jax.random.uniform(key, (spec.hidden,), dtype)
             return bias.at[: spec.hidden].set(-scale).at[spec.hidden : 2 * spec.hidden].set(scale - spec.forget_bias)
 
         for i in range(spec.layers):
-            input_key, recurrent_key, bias_key = jax.random.split(keys[i], 3)
-            phi[f"lstm_{i}"] = {
-                "input": uniform(input_key, (4 * spec.hidden, inputs), spec.hidden),
-                "recurrent": uniform(recurrent_key, (4 * spec.hidden, spec.hidden), spec.hidden),
-                "bias": uniform(bias_key, (4 * spec.hidden,), spec.hidden),
-            }
+            phi[f"lstm_{i}"] = fresh_layer(keys[i], inputs, spec.hidden, dtype)
             if spec.memory is not None:
+                bias_key = jax.random.split(keys[i], 3)[2]
                 phi[f"lstm_{i}"]["bias"] = chrono(bias_key, phi[f"lstm_{i}"]["bias"], spec.memory)
             inputs = spec.hidden
-        phi["readout"] = {"kernel": uniform(keys[-1], (inputs,), inputs), "bias": jnp.zeros((), dtype)}
+        phi["readout"] = {"kernel": uniform(keys[-1], (inputs,), inputs, dtype), "bias": jnp.zeros((), dtype)}
         return phi
 
     def bind(phi):
