@@ -1,24 +1,25 @@
 """A memory that all coordinates share, an N x N matrix with low-rank writes, and who reads and writes it.
 
-M_0 = I. A read of a key k [N] is M k; a write of two vectors is M + a bᵀ (Andrychowicz et al. 2016, the supplement on NTM-BFGS).
+M_0 = I. A read of a key k [N] is M k; a write of two vectors is M + a bᵀ (Andrychowicz et al. 2016, supplement on NTM-BFGS).
 In a step the controller names its keys, hears their reads, and then says its update and what is written:
 
     k = keys(∇_t, state)     r = M_t k     (u, a, b, state) = act(∇_t, r, state)     M_{t+1} = M_t + Σ_k a_k b_kᵀ
 
-So it can be BFGS. Let d_t = H_t ∇_t, with M_t = H_t, a step u_t = -α_t d_t =: s, and let the next key be ∇_{t+1}: the one read is
-r = H_t ∇_{t+1}. With y = ∇_{t+1} - ∇_t, H_t y = r - d_t, of two vectors that a coordinate has its own entries of, and
+So it can be BFGS. Let d_t = H_t ∇_t with M_t = H_t, let s = -α_t d_t be the step, and let the next key be ∇_{t+1}: the one read
+is r = H_t ∇_{t+1}. With y = ∇_{t+1} - ∇_t, H_t y = r - d_t: of both vectors a coordinate has its own entry. Then
 
-    H_{t+1} = H_t - ρ s (H_t y)ᵀ - ρ (H_t y) sᵀ + (ρ² yᵀH_t y + ρ) s sᵀ,   ρ = 1 / yᵀs        (Nocedal and Wright 2006, eq. 6.17)
+    H_{t+1} = H_t - ρ s (H_t y)ᵀ - ρ (H_t y) sᵀ + (ρ² yᵀH_t y + ρ) s sᵀ,   ρ = 1 / yᵀs
 
-is three writes, each a scalar times vectors that are known coordinate by coordinate (two, if those with s on the left are added).
-The next direction needs no second read:
+(Nocedal and Wright 2006, eq. 6.17, multiplied out) is three writes, each a scalar times vectors that are known coordinate by
+coordinate (two, if those with s on the left are added). The next direction needs no second read:
 
     H_{t+1} ∇_{t+1} = r - ρ (yᵀr) s - ρ (sᵀ∇_{t+1}) H_t y + (ρ² yᵀH_t y + ρ) (sᵀ∇_{t+1}) s
 
 is made of known vectors and of scalars that follow from two sums over coordinates, A = sᵀ∇_{t+1} and B = yᵀr, and from one that
-is remembered, D = d_tᵀ∇_t: yᵀs = A + α_t D, yᵀH_t y = B + yᵀs / α_t, and the next D is B - A / α_t - 2 ρ A B + (ρ² yᵀH_t y + ρ) A².
-So one read head, three write heads and two averaging cells do, as the paper counts them. It feeds a read back at the *following*
-step; here the controller hears it in the same one, or u_t could not depend on H_t ∇_t.
+is remembered, D = d_tᵀ∇_t: yᵀs = A + α_t D, yᵀH_t y = B + yᵀs / α_t, and the next D is
+B - A / α_t - 2 ρ A B + (ρ² yᵀH_t y + ρ) A². So one read head, three write heads and two averaging cells do, as the paper counts
+them. It feeds a read back at the *following* step; here the controller hears it in the same one, or u_t could not depend on
+H_t ∇_t.
 """
 
 from __future__ import annotations

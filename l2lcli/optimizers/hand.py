@@ -90,9 +90,8 @@ def _constructor(name: str) -> Callable[[Any], Any]:
     # contrib first: Optax itself still has some of its names, deprecated.
     candidate = getattr(optax.contrib, name, None) or getattr(optax, name, None)
     if not inspect.isfunction(candidate) or name.startswith("_"):
-        raise ValueError(
-            f"no optimizer named {name!r}; known: {', '.join([*COMMON, *COSINE, *CLIPPED])}, and those of optax and optax.contrib"
-        )
+        known = ", ".join([*COMMON, *COSINE, *CLIPPED])
+        raise ValueError(f"no optimizer named {name!r}; known: {known}, and those of optax and optax.contrib")
     parameters = inspect.signature(candidate).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     more = ", ".join(n for n in needed if n != "learning_rate")

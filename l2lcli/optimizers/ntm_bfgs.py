@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from l2lcli.optimizers._memory import Memory
 
-SMALLEST = 1e-12  # a root mean square below is 0
+SMALLEST = 1e-8  # root mean squares are at least this
 P = 10.0  # logarithms are cut at -P and divided by it, as `log_sign` does
 
 
@@ -36,6 +36,8 @@ class NtmSpec(KindSpec):
     """What the LSTM is shown of a gradient."""
     rate: float = Field(default=0.1, gt=0)
     """Untrained, the update is near so much of the first read, whose key is the gradient: gradient descent at this rate."""
+    growth: float = Field(default=2.0, gt=0)
+    """An update is cut to so many times the length of the one before, or of `rate` times the gradient, whichever is longer."""
     write_scale: float = Field(default=1.0, gt=0)
     """Multiplies what is written."""
     forget_bias: float = 1.0
@@ -103,19 +105,22 @@ def _family(spec: NtmBfgsSpec | NtmLbfgsSpec, memory: Memory) -> LearnedOptimize
     """The family of the learned controller with a memory.
 
     The controller is an LSTM with averaging cells. It knows V vectors of coordinates: the gradient, its difference from the one
-    before, the step before, and the reads; each divided by its root mean square (the difference by those of both gradients). So
-    the memory grows at most in proportion to the steps: what is read has no say in how much is written. Everything that it says, the update, the keys and both sides of every write, is a combination of these,
-    whose weights are linear read-outs of the LSTM: BFGS is made of the same vectors, weighed by functions of averages. The
-    update has the step as it was, and the others in units of the gradient, times `rate`. What is written is divided by N, so that a read weighs averages, not sums.
+    before, the step before, and the reads; each divided by its root mean square (the difference by the sum of both gradients').
+    The LSTM is shown them and the logarithms of these sizes. All that the controller says, the update, the keys and both sides
+    of every write, is a combination of the vectors, whose weights are linear read-outs of the LSTM: BFGS is made of the same
+    vectors, weighed by functions of averages. The update has the step as it was, and the others in units of the gradient, times
+    `rate`. What is written is divided by N, so that a read weighs by averages, not by sums. Since the vectors are of unit size,
+    the memory grows at most in proportion to the steps: what was read has no say in how much is written. `growth` stands in for
+    a line search: without it a run whose gradients are next to nothing is now and then thrown far away.
 
     phi: `lstm_<i>/{input [4H, inputs], recurrent [4H, H], bias [4H]}` and, for keys (V without the reads, R outputs) and act
     (1 + 2K outputs), `<head>/{kernel [outputs, V, H], bias [outputs, V]}`. At the start the keys are the gradient, the update
     is -`rate` times the first read, and every write has the step on its right and next to nothing on its left.
 
-    The paper says that reads and writes are made coordinatewise by an LSTM+GAC, that the memory takes low-rank writes alone, and
-    that one read and three writes suffice for BFGS. It has neither the number of heads that were used, nor sizes, training or
-    results of these two. The root mean squares, the vectors and their combination, reading in the same step, and the start are
-    this project's.
+    The paper says that reads and writes are made coordinatewise by an LSTM+GAC, that the memory takes low-rank writes alone,
+    and that one read and three writes suffice for BFGS. It has neither the number of heads that were used, nor sizes, training
+    or results of these two. The root mean squares, the vectors and their combination, `growth`, reading in the same step, and
+    the start are this project's.
     """
     import jax
     import jax.numpy as jnp
@@ -125,7 +130,7 @@ def _family(spec: NtmBfgsSpec | NtmLbfgsSpec, memory: Memory) -> LearnedOptimize
     from l2lcli.optimizers._memory import Act, Controller, remembering
 
     show = preprocess(spec.preprocess)
-    inputs, hidden = features(spec.preprocess) + 3 + spec.reads + 2 + spec.reads, spec.hidden
+    inputs, hidden = features(spec.preprocess) + 5 + 2 * spec.reads, spec.hidden
     layers = [f"lstm_{i}" for i in range(spec.layers)]
     outputs = {"keys": (spec.reads, 3), "act": (1 + 2 * spec.writes, 3 + spec.reads)}
 
@@ -171,15 +176,18 @@ def _family(spec: NtmBfgsSpec | NtmLbfgsSpec, memory: Memory) -> LearnedOptimize
             return say(phi["keys"], state.h[-1], known(grad, state)[0])
 
         def act(grad, reads, state):
-            vectors, (size, sizes, moved) = known(grad, state)
-            gains = root(reads)  # of the memory: keys are about as large as vectors
-            vectors = jnp.concatenate([vectors, reads / gains])
-            logs = jnp.maximum(jnp.log(jnp.concatenate([size, moved, gains[:, 0]])), -P) / P
-            x = jnp.concatenate([jax.vmap(show, out_axes=-1)(grad), vectors, jnp.broadcast_to(logs[:, None], (logs.size, grad.size))])
+            vectors, (size, both, moved) = known(grad, state)  # sizes are [1]
+            gains = root(reads)[:, 0]  # of the memory: keys are about as large as vectors
+            vectors = jnp.concatenate([vectors, reads / gains[:, None]])
+            logs = jnp.maximum(jnp.log(jnp.concatenate([size, moved, gains])), -P) / P
+            logs = jnp.broadcast_to(logs[:, None], (logs.size, grad.size))
+            x = jnp.concatenate([jax.vmap(show, out_axes=-1)(grad), vectors, logs])
             h, c, sent = _gac.step(fused, state.h, state.c, x, spec.averaged, _gac.averaging(grad, "all"))
-            units = jnp.concatenate([spec.rate * size, spec.rate * sizes, moved, spec.rate * size * gains[:, 0]])
+            units = jnp.concatenate([spec.rate * size, spec.rate * both, moved, spec.rate * size * gains])
             first, rest = ({name: leaf[part] for name, leaf in phi["act"].items()} for part in (slice(1), slice(1, None)))
-            (update,) = say(first, sent, units[:, None] * vectors)
+            update = say(first, sent, units[:, None] * vectors)
+            bound = spec.growth * jnp.maximum(moved, spec.rate * size)
+            update = (update * jnp.minimum(1.0, bound[:, None] / root(update)))[0]
             left, right = jnp.split(say(rest, sent, vectors), 2)
             return Act(update, spec.write_scale / grad.size * left, right), ControllerState(h, c, grad, update)
 

@@ -20,6 +20,9 @@ class HeavyTailedSpec(ProblemSpec):
     """Coordinates of theta."""
     spectrum: Range = Range(log_uniform=[0.3, 1.0])
     """Of the singular values of W, as of `quadratic`."""
+    seen: int | None = Field(default=None, ge=1)
+    """Coordinates, drawn anew at each step, whose part of the gradient a step shows, dimension / seen times as large, so that
+    the mean is the gradient; null: all."""
     noise: float = Field(default=0.1, ge=0)
     """Scale of the noise on a coordinate's gradient."""
     tail: float = Field(default=1.5, gt=0, le=1000)
@@ -30,26 +33,34 @@ class HeavyTailedSpec(ProblemSpec):
 
 @registry.problem.register("heavy_tailed", HeavyTailedSpec)
 def heavy_tailed(spec: HeavyTailedSpec, raw_dir: str | None = None) -> Problem:
-    """Build the distribution: `quadratic` with y ~ N(0, I). theta: {"theta": [dimension]}; task: (W, y); batch: (task, [dimension]).
+    """Build the distribution: `quadratic` with y ~ N(0, I). theta: {"theta": [dimension]}; task: (W, y); batch: the task, and noise
+    and factors of the gradient, [dimension] each.
 
     The noise of a step is one draw of the multivariate t distribution, noise · z / √(v / tail), z ~ N(0, I) and v ~ χ² with
-    `tail` degrees of freedom. v is common to all coordinates: a coordinate's own gradient does not tell whether it is noise, but
+    `tail` degrees of freedom. v is common to all coordinates: a coordinate's own gradient hardly tells whether it is noise, and
     the norm of all of them does. Under such noise SGD fails where clipping by that norm converges (Zhang et al. 2020, "Why are
-    adaptive methods good for attention models?"). f itself is not disturbed: the loss has a term ⟨noise, theta⟩ whose value is 0.
+    adaptive methods good for attention models?"). With `seen` a large gradient of a coordinate is a signal or noise, and it
+    cannot know which; the norm knows, since a signal is of few coordinates and noise of all. The value of f is not disturbed.
     """
     import jax
     import jax.numpy as jnp
 
+    n, seen = spec.dimension, spec.dimension if spec.seen is None else spec.seen
+    if seen > n:
+        raise ValueError(f"problem.seen: {seen} of {n} coordinates")
     clean = quadratic(QuadraticSpec(dimension=spec.dimension, spectrum=spec.spectrum, start_scale=spec.start_scale))
 
     def batch(key, task, data):
-        z_key, v_key = jax.random.split(key)
+        z_key, v_key, seen_key = jax.random.split(key, 3)
         v = 2 * jax.random.gamma(v_key, spec.tail / 2)
-        return task, spec.noise * jax.random.normal(z_key, (spec.dimension,)) / jnp.sqrt(v / spec.tail)
+        noise = spec.noise * jax.random.normal(z_key, (n,)) / jnp.sqrt(v / spec.tail)
+        factors = n / seen * (jax.random.permutation(seen_key, n) < seen)
+        return task, noise, factors.astype(noise.dtype)
 
     def loss(theta, batch):
-        task, noise = batch
-        nothing = theta["theta"] - jax.lax.stop_gradient(theta["theta"])
-        return clean.loss(theta, task) + jnp.vdot(noise, nothing)
+        task, noise, factors = batch
+        fixed = jax.lax.stop_gradient(theta["theta"])
+        nothing = theta["theta"] - fixed  # of value 0, whose gradient is what is wanted
+        return clean.loss({"theta": fixed + factors * nothing}, task) + jnp.vdot(noise, nothing)
 
     return Problem(clean.init, batch, loss, clean.data, minibatch=True)

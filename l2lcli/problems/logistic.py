@@ -1,4 +1,4 @@
-"""Logistic regression on all of a synthetic data set at every step, a fresh data set with correlated features for every task."""
+"""Logistic regression on all rows of a synthetic data set at every step, a fresh one with correlated features for every task."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class LogisticSpec(ProblemSpec):
 def logistic(spec: LogisticSpec, raw_dir: str | None = None) -> Problem:
     """Build the distribution. theta: {"theta": [dimension]}; task and batch: (rows y x [samples, dimension], the minimum ()).
 
-    x is normal; y is 1 with probability 1 / (1 + exp(−x·w)), else −1, w ~ N(0, I). f is in nats per row. The minimum, by Newton's
-    method when the task is drawn, is taken away, so that a ratio of two losses says how much nearer one of them came.
+    x is normal; y is 1 with probability 1 / (1 + exp(−x·w)), else −1, w ~ N(0, I). f is in nats per row. The minimum, found by
+    Newton's method when the task is drawn, is taken away, so that a ratio of losses says how much nearer one of them came.
     """
     import jax
     import jax.numpy as jnp
@@ -53,7 +53,7 @@ def logistic(spec: LogisticSpec, raw_dir: str | None = None) -> Problem:
 
         def step(theta, _):
             towards = jnp.linalg.solve(curvature(theta, rows), slope(theta, rows))
-            tried = theta - shares[:, None] * towards
+            tried = theta[None] - shares[:, None] * towards[None]
             return tried[jnp.argmin(jax.vmap(whole, (0, None))(tried, rows))], None
 
         return whole(jax.lax.scan(step, jnp.zeros(n), length=NEWTON)[0], rows)
