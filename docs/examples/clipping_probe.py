@@ -3,8 +3,8 @@
     python docs/examples/clipping_probe.py RUN...
 
 Twenty coordinates see 20 steps of ordinary gradients, N(0, 0.3²). Then the gradient of one is 0.3, and those of the others have
-the norm of the column. Printed is minus the update of that one, the mean over 200 draws, over what it is at a norm of 1; and the
-slope of its logarithm over that of the norm, from 3 on. A clip has -1, and what is coordinatewise 0.
+the norm of the column. Printed is minus the update of that one, the mean over 200 draws, over what it is at a norm of 1; then
+the slope of its logarithm over that of the norm, from 3 on. A clip has -1, and what is coordinatewise 0.
 """
 
 import sys

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from l2lcli.optimizers._memory import Memory
 
 SMALLEST = 1e-8  # root mean squares are at least this
+LARGEST = 4096  # coordinates, of which a memory of N x N has 64 MiB for every task
 P = 10.0  # logarithms are cut at -P and divided by it, as `log_sign` does
 
 
@@ -81,10 +82,22 @@ class ControllerState(NamedTuple):
 
 @registry.optimizer.register("ntm_bfgs", NtmBfgsSpec)
 def ntm_bfgs(spec: NtmBfgsSpec) -> LearnedOptimizer:
-    """Build the family; see `_memory` for the memory and for how it can be BFGS, and `_family` for the controller."""
+    """Build the family; see `_memory` for the memory and for how it can be BFGS, and `_family` for the controller.
+
+    Its init raises ValueError for a theta of more than LARGEST coordinates.
+    """
+    import jax
+
     from l2lcli.optimizers._memory import whole
 
-    return _family(spec, whole())
+    family = _family(spec, whole())
+
+    def init(key, theta):
+        if (size := sum(leaf.size for leaf in jax.tree.leaves(theta))) > LARGEST:
+            raise ValueError(f"ntm_bfgs remembers N x N numbers, and N = {size} is above {LARGEST}: ntm_lbfgs is for that")
+        return family.init(key, theta)
+
+    return family._replace(init=init)
 
 
 @registry.optimizer.register("ntm_lbfgs", NtmLbfgsSpec)

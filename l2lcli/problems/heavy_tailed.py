@@ -33,14 +33,15 @@ class HeavyTailedSpec(ProblemSpec):
 
 @registry.problem.register("heavy_tailed", HeavyTailedSpec)
 def heavy_tailed(spec: HeavyTailedSpec, raw_dir: str | None = None) -> Problem:
-    """Build the distribution: `quadratic` with y ~ N(0, I). theta: {"theta": [dimension]}; task: (W, y); batch: the task, and noise
-    and factors of the gradient, [dimension] each.
+    """Build the distribution: `quadratic` with y ~ N(0, I). theta: {"theta": [dimension]}; task: (W, y); batch: the task, and
+    noise and factors of the gradient, [dimension] each.
 
     The noise of a step is one draw of the multivariate t distribution, noise · z / √(v / tail), z ~ N(0, I) and v ~ χ² with
     `tail` degrees of freedom. v is common to all coordinates: a coordinate's own gradient hardly tells whether it is noise, and
     the norm of all of them does. Under such noise SGD fails where clipping by that norm converges (Zhang et al. 2020, "Why are
     adaptive methods good for attention models?"). With `seen` a large gradient of a coordinate is a signal or noise, and it
-    cannot know which; the norm knows, since a signal is of few coordinates and noise of all. The value of f is not disturbed.
+    cannot know which; the norm knows, since a signal is of few coordinates and noise of all. The value of f is not disturbed,
+    and neither is a meta-gradient of `autodiff`; `replay` reads it off the gradients that were fed, and is right in the mean.
     """
     import jax
     import jax.numpy as jnp
@@ -57,10 +58,19 @@ def heavy_tailed(spec: HeavyTailedSpec, raw_dir: str | None = None) -> Problem:
         factors = n / seen * (jax.random.permutation(seen_key, n) < seen)
         return task, noise, factors.astype(noise.dtype)
 
+    # Differentiated once it gives the disturbed gradient. What differentiates that again, a meta-gradient, goes through
+    # `forward` as through any function, and finds the undisturbed derivative of the value.
+    @jax.custom_vjp
     def loss(theta, batch):
-        task, noise, factors = batch
-        fixed = jax.lax.stop_gradient(theta["theta"])
-        nothing = theta["theta"] - fixed  # of value 0, whose gradient is what is wanted
-        return clean.loss({"theta": fixed + factors * nothing}, task) + jnp.vdot(noise, nothing)
+        return clean.loss(theta, batch[0])
 
+    def forward(theta, batch):
+        return clean.loss(theta, batch[0]), (theta, batch)
+
+    def backward(kept, cotangent):
+        theta, (task, noise, factors) = kept
+        grad = jax.grad(clean.loss)(theta, task)["theta"]
+        return {"theta": cotangent * (factors * grad + noise)}, None
+
+    loss.defvjp(forward, backward)
     return Problem(clean.init, batch, loss, clean.data, minibatch=True)

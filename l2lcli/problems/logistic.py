@@ -1,4 +1,4 @@
-"""Logistic regression on all rows of a synthetic data set at every step, a fresh one with correlated features for every task."""
+"""Logistic regression on all rows of a synthetic data set at every step. Features are correlated; every task has its own set."""
 
 from __future__ import annotations
 

@@ -242,3 +242,21 @@ def test_its_derivatives_are_finite_where_there_is_no_gradient():
 def test_what_cannot_be_is_said(spec, keys, said):
     with pytest.raises(ValidationError, match=said):
         spec(**keys)
+
+
+def test_a_memory_that_would_not_fit_is_refused():
+    theta = jax.ShapeDtypeStruct((100, 100), jnp.float32)
+    with pytest.raises(ValueError, match="N = 10000 is above 4096: ntm_lbfgs is for that"):
+        ntm_bfgs(NtmBfgsSpec()).init(jax.random.key(0), theta)
+    ntm_lbfgs(NtmLbfgsSpec()).init(jax.random.key(0), theta)
+
+
+def test_an_update_is_at_most_twice_as_long_as_the_one_before():
+    """Or as `rate` times the gradient, where that is longer; whatever phi says."""
+    grads = jnp.array([[1.0], [1e-6], [1e-6], [1e-6], [5.0]]) * jax.random.normal(jax.random.key(0), (5, 6))
+    family = ntm_bfgs(NtmBfgsSpec(rate=0.1, growth=2.0, **SMALL))
+    phi = jax.tree.map(lambda leaf: 100 * leaf, family.init(jax.random.key(1), grads[0]))
+    lengths, sizes = (np.linalg.norm(rows, axis=1) for rows in (fed(family, grads, phi)[1], grads))
+    bounds = 2 * np.maximum(np.append(0, lengths[:-1]), 0.1 * sizes)
+    assert (lengths <= 1.0001 * bounds).all()
+    assert lengths[4] > 0.99 * bounds[4]  # it is the bound that held it

@@ -26,6 +26,18 @@ def test_the_gradient_alone_is_disturbed_by_a_multivariate_t():
     np.testing.assert_allclose(directions.T @ directions / 4000, np.eye(5) / 5, atol=0.02)
 
 
+def test_a_meta_gradient_is_not_disturbed():
+    problem, clean = heavy_tailed(HeavyTailedSpec(dimension=5, seen=1)), quadratic(QuadraticSpec(dimension=5))
+    theta, task = problem.init(jax.random.key(0), ())
+    batch = problem.batch(jax.random.key(1), task, ())
+    outer = jax.grad(lambda theta: jax.value_and_grad(problem.loss)(theta, batch)[0])(theta)
+    inner = jax.grad(problem.loss)(theta, batch)
+    expected = jax.grad(clean.loss)(theta, task)["theta"]
+    np.testing.assert_allclose(outer["theta"], expected, rtol=1e-6)
+    factors = (np.asarray(inner["theta"] - batch[1]) / np.asarray(expected)).round(3)
+    assert sorted(factors) == [0, 0, 0, 0, 5]
+
+
 def test_a_logistic_regression_is_measured_from_its_minimum():
     problem = logistic(LogisticSpec(dimension=4, samples=60, correlation=0.8, weight_decay=0.01))
     for seed in range(3):
