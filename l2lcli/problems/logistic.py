@@ -1,4 +1,4 @@
-"""Logistic regression on all rows of a synthetic data set at every step. Features are correlated; every task has its own set."""
+"""Logistic regression on all rows of a data set at every step. The set is synthetic, its features are correlated."""
 
 from __future__ import annotations
 
