@@ -171,9 +171,10 @@ class EvalSpec(Spec):
     tuning_seeds: Seeds = 10
     """Other optimizees, that the baselines' learning rates are tuned on."""
     baselines: list[str] = Field(default=["sgd", "momentum", "nag", "rmsprop", "adam"], max_length=100)
-    """Optax optimizers to compare with; adam_cosine and nag_cosine: with a rate that falls to zero at the last step. For
-    few-shot problems also finetune and nearest_neighbour; where f is the same at every step also bfgs, lbfgs and
-    conjugate_gradient, of which an evaluation of f counts as a step."""
+    """Optax optimizers to compare with; adam_cosine and nag_cosine: with a rate that falls to zero at the last step;
+    clipped_sgd, clipped_momentum and clipped_adam: after a clip of the gradient to a global norm of 1. For few-shot problems
+    also finetune and nearest_neighbour; where f is the same at every step also bfgs, lbfgs and conjugate_gradient, of which an
+    evaluation of f counts as a step."""
     equal_time: bool = False
     """Every baseline is also given as many steps as fit into the learned optimizer's time, at a rate tuned for that many."""
     metrics_every: Positive = 20

@@ -32,13 +32,16 @@ COMMON: dict[str, tuple[str, dict[str, Any]]] = {
 # The same with a rate that falls to zero along a half cosine (Loshchilov and Hutter 2017, without restarts), as
 # practitioners use them: only where the number of steps is known.
 COSINE = {"adam_cosine": "adam", "nag_cosine": "nag"}
+# The same after gradients longer than 1 are cut to that length (Pascanu et al. 2013): the norm is that of all coordinates.
+CLIPPED = {"clipped_sgd": "sgd", "clipped_momentum": "momentum", "clipped_adam": "adam"}
+CLIP = 1.0
 
 
 def check(name: str, horizon: int | None = None) -> None:
     """Raise ValueError, with the reason in one line, unless `name` is an optimizer that `hand` can build."""
     if name in COSINE and horizon is None:
         raise ValueError(f"{name} needs to know the last step, where its learning rate is zero; only a baseline does")
-    if name not in COMMON and name not in COSINE:
+    if name not in COMMON | COSINE | CLIPPED:
         _constructor(name)
 
 
@@ -46,7 +49,7 @@ def hand(name: str, learning_rate: float = 1e-3, horizon: int | None = None) -> 
     """The family of one hand-made optimizer; phi = {"log_learning_rate": ()}.
 
     Args:
-      name: one of COMMON or COSINE, or a constructor of `optax` or `optax.contrib`.
+      name: one of COMMON, COSINE or CLIPPED, or a constructor of `optax` or `optax.contrib`.
       learning_rate: where phi starts.
       horizon: T, the step at which the rate of those in COSINE is zero; the others do not read it.
 
@@ -56,7 +59,7 @@ def hand(name: str, learning_rate: float = 1e-3, horizon: int | None = None) -> 
     import optax
 
     check(name, horizon)
-    constructor = _constructor(COSINE.get(name, name))
+    constructor = _constructor((COSINE | CLIPPED).get(name, name))
 
     def scheduled(rate: Any) -> Any:
         return optax.cosine_decay_schedule(rate, horizon) if name in COSINE and horizon is not None else rate
@@ -67,7 +70,8 @@ def hand(name: str, learning_rate: float = 1e-3, horizon: int | None = None) -> 
 
     def bind(phi):
         # In the precision of phi: a float64 phi gives a float64 rate.
-        return optax.with_extra_args_support(constructor(scheduled(jnp.exp(phi["log_learning_rate"]))))
+        tx = constructor(scheduled(jnp.exp(phi["log_learning_rate"])))
+        return optax.with_extra_args_support(optax.chain(optax.clip_by_global_norm(CLIP), tx) if name in CLIPPED else tx)
 
     elementwise = name in COMMON or name in COSINE
     return LearnedOptimizer(init, bind, replay=Replay() if elementwise else None)
@@ -86,9 +90,8 @@ def _constructor(name: str) -> Callable[[Any], Any]:
     # contrib first: Optax itself still has some of its names, deprecated.
     candidate = getattr(optax.contrib, name, None) or getattr(optax, name, None)
     if not inspect.isfunction(candidate) or name.startswith("_"):
-        raise ValueError(
-            f"no optimizer named {name!r}; known: {', '.join([*COMMON, *COSINE])}, and those of optax and optax.contrib"
-        )
+        known = ", ".join([*COMMON, *COSINE, *CLIPPED])
+        raise ValueError(f"no optimizer named {name!r}; known: {known}, and those of optax and optax.contrib")
     parameters = inspect.signature(candidate).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     more = ", ".join(n for n in needed if n != "learning_rate")

@@ -9,7 +9,7 @@ import pytest
 from l2lcli import registry
 from l2lcli.base import Objective
 from l2lcli.optimizers._preprocess import Clamp, DeepmindLogSign, Identity, LogSign, features, preprocess
-from l2lcli.optimizers.hand import COMMON, COSINE, check, hand
+from l2lcli.optimizers.hand import CLIPPED, COMMON, COSINE, check, hand
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 
 THETA = {"kernel": jnp.ones((3, 1, 2)), "bias": jnp.zeros(()), "scale": jnp.full((1,), 2.0)}  # odd shapes
@@ -109,6 +109,18 @@ def test_cosine_families_are_their_base_with_a_rate_that_falls_to_zero(name):
     for missing in (check, hand):
         with pytest.raises(ValueError, match=f"{name} needs to know the last step"):
             missing(name)
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_clipped_families_cut_a_gradient_to_length_one_by_the_norm_of_all_coordinates(name):
+    phi, base = {"log_learning_rate": jnp.log(0.02)}, hand(CLIPPED[name])
+    grads = [jax.tree.map(lambda x, scale=scale: scale * x, g) for g, scale in zip(gradients(3), (10.0, 0.1, 1.0), strict=True)]
+    norms = [np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(g))) for g in grads]
+    assert norms[0] > 1 > norms[1]
+    cut = [jax.tree.map(lambda x, norm=norm: x / max(norm, 1), g) for g, norm in zip(grads, norms, strict=True)]
+    for expected, found in zip(updates(base, phi, cut), updates(hand(name), phi, grads), strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), expected, found)
+    assert hand(name).replay is None  # a coordinate alone does not know the norm
 
 
 @pytest.mark.parametrize("name", ["lion", "muon", "prodigy", "adamw", "adabelief"])
