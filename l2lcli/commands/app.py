@@ -217,7 +217,9 @@ def _plan(asked: Config) -> str:
     compared = f"compared over {comparison.steps} steps on {comparison.seeds} seeds with {baselines}, tuned on"
     if asked.few_shot:
         compared = f"judged up to {comparison.updates} updates on {comparison.episodes} episodes beside {baselines}, chosen on"
+    horizons = ", ".join(map(str, spec.stages))
     lines = [
+        *([f"horizons {horizons}, each until {spec.patience} validations bring nothing better"] if spec.curriculum else []),
         f"{spec.episodes} episodes of {spec.horizon} steps on {spec.tasks} tasks; a meta-step every {spec.estimator.window} "
         f"steps, {spec.meta_steps} in all",
         f"validated every {spec.validate_every} episodes on {spec.validation_seeds} seeds",

@@ -55,7 +55,9 @@ TABLE = {
     ],
     "optimizer: {preprocess: {kind: logsign}}": ["a.yaml:1:26: optimizer.preprocess.kind: unknown kind 'logsign'; did you ..."],
     "optimizer: {preprocess: 3}": ["a.yaml:1:13: optimizer.preprocess: expected a mapping, got 3"],
-    "train: {weights: lst}": ["a.yaml:1:9: train.weights: 'lst' is not allowed here; did you mean 'last'? Known: all, last"],
+    "train: {weights: lst}": [
+        "a.yaml:1:9: train.weights: 'lst' is not allowed here; did you mean 'last'? Known: all, last, window"
+    ],
     "seed: true\ndata: {raw_dir: 3}\ntrain: {horizon: ten,\n  tasks: 1.5, estimator: {second_order: 0}}\neval: {steps: a}": [
         "a.yaml:1:1: seed: expected a whole number, got true",
         "a.yaml:2:8: data.raw_dir: expected text, got 3",
