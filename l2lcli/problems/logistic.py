@@ -13,7 +13,7 @@ NEWTON = 20  # iterations to the minimum
 
 
 class LogisticSpec(ProblemSpec):
-    """f(theta) = mean over rows of log(1 + exp(−y x·theta)) + weight_decay / 2 ‖theta‖², less its minimum."""
+    """f(theta) = mean over rows of log(1 + exp(−y x·theta)) + weight_decay / 2 ‖theta‖², above its minimum."""
 
     kind: Literal["logistic"] = "logistic"
     dimension: int = Field(default=20, ge=1, le=1_000)
@@ -25,6 +25,8 @@ class LogisticSpec(ProblemSpec):
     ((1 + correlation) / (1 − correlation))², 361 at .9."""
     weight_decay: float = Field(default=1e-3, gt=0)
     """Of the squared norm; it keeps the minimum finite where a hyperplane parts the classes."""
+    floor: float = Field(default=1e-6, ge=0)
+    """Added to f, so that its logarithm says nothing of differences that are rounding errors in float32."""
     start_scale: float = Field(default=1.0, ge=0)
     """theta_0 ~ N(0, start_scale²)."""
 
@@ -34,17 +36,28 @@ def logistic(spec: LogisticSpec, raw_dir: str | None = None) -> Problem:
     """Build the distribution. theta: {"theta": [dimension]}; task and batch: (rows y x [samples, dimension], the minimum ()).
 
     x is normal; y is 1 with probability 1 / (1 + exp(−x·w)), else −1, w ~ N(0, I). f is in nats per row. The minimum, found by
-    Newton's method when the task is drawn, is taken away, so that a ratio of losses says how much nearer one of them came.
+    Newton's method when the task is drawn, is taken away, so that a ratio of losses says how much nearer one of them came; the
+    least f is `floor`.
     """
     import jax
     import jax.numpy as jnp
+    import numpy as np
 
     n = spec.dimension
-    apart = jnp.abs(jnp.arange(n)[:, None] - jnp.arange(n)[None]).astype(jnp.float32)
-    mix = jnp.linalg.cholesky(spec.correlation**apart)
+    mix = np.linalg.cholesky(spec.correlation ** np.abs(np.subtract.outer(np.arange(n), np.arange(n)))).astype(np.float32)
 
     def whole(theta, rows):
         return jnp.mean(jax.nn.softplus(-(rows @ theta))) + spec.weight_decay / 2 * jnp.vdot(theta, theta)
+
+    def solved(matrix, right):
+        """matrix⁻¹ right, of a positive definite one, by elimination. LAPACK's, in a program with many at once, waited for ever
+        (two cores, jaxlib's threads all asleep)."""
+
+        def eliminate(both, i):
+            row = both[i] / both[i, i]
+            return (both - jnp.outer(both[:, i], row)).at[i].set(row), None
+
+        return jax.lax.scan(eliminate, jnp.concatenate([matrix, right[:, None]], 1), jnp.arange(n))[0][:, -1]
 
     def minimum(rows):
         """Newton's method from 0, each step halved until it descends: f is convex, and this is far from the inner loop."""
@@ -52,7 +65,7 @@ def logistic(spec: LogisticSpec, raw_dir: str | None = None) -> Problem:
         shares = 0.5 ** jnp.arange(8)
 
         def step(theta, _):
-            towards = jnp.linalg.solve(curvature(theta, rows), slope(theta, rows))
+            towards = solved(curvature(theta, rows), slope(theta, rows))
             tried = theta[None] - shares[:, None] * towards[None]
             return tried[jnp.argmin(jax.vmap(whole, (0, None))(tried, rows))], None
 
@@ -67,6 +80,6 @@ def logistic(spec: LogisticSpec, raw_dir: str | None = None) -> Problem:
 
     def loss(theta, batch):
         rows, least = batch
-        return whole(theta["theta"], rows) - least
+        return whole(theta["theta"], rows) - least + spec.floor
 
     return Problem(init, lambda key, task, data: task, loss, {"train": ()})
