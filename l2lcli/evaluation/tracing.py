@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from l2lcli.base import LearnedOptimizer, Objective, Problem
+from l2lcli.base import Inner, LearnedOptimizer, Objective, Problem
 from l2lcli.evaluation.graph import STEP, Operation, Program, Value
 from l2lcli.inner.objective import of_window
 from l2lcli.inner.query import score_on_query
@@ -64,7 +64,7 @@ def window(
         task, key = given["task, key"]
         t, horizon = given["t, horizon"]
         parts = {"theta": "theta", "opt": "state", "grad": "gradient", "value": "loss", "first": "first loss"}
-        inner = type(start)(task=task, key=key, t=t, horizon=horizon, **{name: given[said] for name, said in parts.items()})
+        inner = Inner(task=task, key=key, t=t, horizon=horizon, **{name: given[said] for name, said in parts.items()})
         if optimizer.start is not None:
             with jax.named_scope(f"{STEP}0"):
                 inner = begun(problem, optimizer, phi, inner, data)
@@ -79,7 +79,6 @@ def window(
         loss = of_window(objective, jax.numpy.concatenate(scores), inner)
         return {"meta-loss": loss, "theta after": at.theta, "state after": at.opt}
 
-    start = inner
     given = {"phi": phi, "theta": inner.theta, "state": inner.opt, "gradient": inner.grad, "loss": inner.value}
     given |= {"first loss": inner.first, "task, key": (inner.task, inner.key), "t, horizon": (inner.t, inner.horizon)}
     return _traced(run, {**given, "data": problem.data["train"]})

@@ -14,24 +14,15 @@ from l2lcli.optimizers._preprocess import LogSign, Preprocess, preprocess
 from l2lcli.optimizers.lstm import LstmSpec, LstmState, lstm
 
 
-class LstmGacSpec(KindSpec):
-    """Coordinatewise LSTM with global averaging cells (LSTM+GAC of Andrychowicz et al. 2016)."""
+class GacSpec(KindSpec):
+    """What all optimizers with averaging cells say of their LSTM."""
 
-    kind: Literal["lstm_gac"] = "lstm_gac"
-    layers: int = Field(default=2, ge=1, le=8)
-    """LSTM layers."""
     hidden: int = Field(default=20, ge=1, le=1024)
     """Units per layer."""
     averaged: int = Field(default=5, ge=0, le=1024)
-    """Units of each layer that send out the mean of their activations; 0 is the kind lstm."""
-    over: Literal["all", "tensor"] = "all"
-    """What the mean is over: all coordinates, or those of each tensor."""
+    """Units of each layer that send out the mean of their activations over coordinates."""
     preprocess: Preprocess = LogSign()
     """What the LSTM is shown of a gradient."""
-    averages: AveragesSpec | None = None
-    """Running averages in time that it is shown, too, as of the kind lstm."""
-    output_scale: float = Field(default=0.1, gt=0)
-    """The read-out is multiplied by this to give the update."""
     forget_bias: float = 1.0
     """Added to the forget gate's input."""
 
@@ -40,6 +31,20 @@ class LstmGacSpec(KindSpec):
         if self.averaged > self.hidden:
             raise ValueError(f"averaged {self.averaged} is more than the {self.hidden} units of a layer")
         return self
+
+
+class LstmGacSpec(GacSpec):
+    """Coordinatewise LSTM with global averaging cells (LSTM+GAC of Andrychowicz et al. 2016); without any the kind lstm."""
+
+    kind: Literal["lstm_gac"] = "lstm_gac"
+    layers: int = Field(default=2, ge=1, le=8)
+    """LSTM layers."""
+    over: Literal["all", "tensor"] = "all"
+    """What the mean is over: all coordinates, or those of each tensor."""
+    averages: AveragesSpec | None = None
+    """Running averages in time that it is shown, too, as of the kind lstm."""
+    output_scale: float = Field(default=0.1, gt=0)
+    """The read-out is multiplied by this to give the update."""
 
 
 @registry.optimizer.register("lstm_gac", LstmGacSpec)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from l2lcli import registry
-from l2lcli.base import KindSpec, LearnedOptimizer
-from l2lcli.optimizers._preprocess import LogSign, Preprocess, features, preprocess
+from l2lcli.base import LearnedOptimizer
+from l2lcli.optimizers._preprocess import features, preprocess
+from l2lcli.optimizers.lstm_gac import GacSpec
 
 if TYPE_CHECKING:
     import jax
@@ -20,35 +21,21 @@ LARGEST = 4096  # coordinates, of which a memory of N x N has 64 MiB for every t
 P = 10.0  # logarithms are cut at -P and divided by it, as `log_sign` does
 
 
-class NtmSpec(KindSpec):
+class NtmSpec(GacSpec):
     """What both kinds say."""
 
     layers: int = Field(default=1, ge=1, le=8)
     """LSTM layers of the controller."""
-    hidden: int = Field(default=20, ge=1, le=1024)
-    """Units per layer."""
-    averaged: int = Field(default=5, ge=0, le=1024)
-    """Units of each layer that send out the mean of their activations over all coordinates."""
     reads: int = Field(default=1, ge=1, le=16)
     """Read heads (R)."""
     writes: int = Field(default=3, ge=0, le=16)
     """Write heads; without any the memory stays the identity, which shows what it is good for."""
-    preprocess: Preprocess = LogSign()
-    """What the LSTM is shown of a gradient."""
     rate: float = Field(default=0.1, gt=0)
     """Untrained, the update is near so much of the first read, whose key is the gradient: gradient descent at this rate."""
     growth: float = Field(default=2.0, gt=0)
     """An update is cut to so many times the length of the one before, or of `rate` times the gradient, whichever is longer."""
     write_scale: float = Field(default=1.0, gt=0)
     """Multiplies what is written."""
-    forget_bias: float = 1.0
-    """Added to the forget gate's input."""
-
-    @model_validator(mode="after")
-    def _units(self):
-        if self.averaged > self.hidden:
-            raise ValueError(f"averaged {self.averaged} is more than the {self.hidden} units of a layer")
-        return self
 
 
 class NtmBfgsSpec(NtmSpec):

@@ -133,8 +133,7 @@ def _wins(root: Path, claim: Claim, least: int) -> list[str]:
     shown = f"{counts[0]} of {known[0][1]}, {known[0][0]['undecided']} undecided"
     if len(counts) > 1:
         shown += f"; other meta-training seeds {', '.join(map(str, counts[1:]))}"
-    verdict = "**holds**" if min(counts) >= least else "undecided" if max(counts) >= least else "**does not hold**"
-    return [*first, shown, verdict if len(counts) > 1 else f"{verdict} (one run)"]
+    return [*first, shown, _verdict([count >= least for count in counts], len(counts) > 1)]
 
 
 def _number(root: Path, claim: Claim, name: str) -> list[str]:

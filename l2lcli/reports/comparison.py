@@ -140,8 +140,8 @@ def _learned_curves(runs: Evaluated) -> Iterator[str]:
             title = titles.setdefault((summary.steps, learned[:, 0].tobytes()), summary.title)
             alike.setdefault((title, summary.steps), {})[name] = learned
             best = summary.best("final")
-            if best in found:
-                rivals.setdefault((title, summary.steps), {f"{best}": found[best]})
+            if best is not None and best in found:
+                rivals.setdefault((title, summary.steps), {best: found[best]})
     for (label, steps), group in alike.items():
         if len(group) > 1:
             seeds = max(map(len, group.values()))

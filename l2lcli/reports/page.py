@@ -128,7 +128,7 @@ def write(folder: Path) -> Path:
         variants = html_table(tables.ratio_rows(summary.parts, "variant")) if summary.variants else ""
         variants += "".join(shown.pop(name, "") for name in ("generalisation", "architectures"))
         variants += "".join(html for name, html in shown.items() if "-" in name)
-        rule = "".join(shown.pop(name, "") for name in ("updates", "step_sizes", "states"))
+        rule = "".join(shown.pop(name, "") for name in ("updates", "step_sizes", "response", "states"))
         images = shown.pop("pictures", "")
         loss = "".join(html for name, html in shown.items() if "-" not in name)
         sections = {
