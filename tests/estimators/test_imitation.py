@@ -3,14 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from l2lcli import registry
 from l2lcli.config.specs import ImitationSpec, TrainSpec
 from l2lcli.estimators._imitation import imitation
 from l2lcli.inner.flat import flat
 from l2lcli.meta.estimator import estimator
-from l2lcli.meta.loop import meta_training
 from l2lcli.optimizers.hand import hand
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 from l2lcli.problems.quadratic import QuadraticSpec
@@ -42,9 +40,9 @@ def test_the_distance_is_that_of_the_formula():
     """Of plain gradient descent, which is fed what Adam meets and says -r g: sums and derivative by log r, window by window."""
     made = imitation(PROBLEM, hand("sgd"), ("adam", RATE), 2, 4, 2)
     phi = {"log_learning_rate": jnp.log(0.1)}
-    state, found = made.init(KEY, phi, ()), []
+    state, found, estimate = made.init(KEY, phi, ()), [], jax.jit(made.estimate)
     for _ in range(2):
-        result, state = jax.jit(made.estimate)(KEY, phi, (), state)
+        result, state = estimate(KEY, phi, (), state)
         found.append([float(result.loss), float(result.grad["log_learning_rate"])])
     expected = np.zeros((2, 2))
     for key in jax.random.split(KEY, 2):
@@ -57,41 +55,43 @@ def test_the_distance_is_that_of_the_formula():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["replay", "pes"])
-def test_it_adds_the_gradient_of_the_distance_to_any_estimators(kind):
+def test_it_adds_the_gradient_of_the_distance():
     with jax.enable_x64(True):
-        more = ImitationSpec(weight=3.0, until=1.0, learning_rate=RATE)
-        plain, both = (estimator(section(kind, imitation=of), PROBLEM, LSTM, 1) for of in (None, more))
+        of = ImitationSpec(weight=3.0, until=1.0, learning_rate=RATE)
+        plain, both = (estimator(section(imitation=imitated), PROBLEM, LSTM, 1) for imitated in (None, of))
         phi = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), LSTM.init(KEY, {"theta": jnp.zeros(3)}))
-        state = both.restart(KEY, 2, phi, (), both.init(KEY, phi, ()))  # of 8 meta-steps: 3/4 of the weight is left
-        found, after = both.estimate(KEY, phi, (), state)
-        alone, _ = plain.estimate(KEY, phi, (), state.learner)
-        apart = lambda phi: both.estimate(KEY, phi, (), after)[0].loss - plain.estimate(KEY, phi, (), after.learner)[0].loss
-        more, _ = both.estimate(KEY, phi, (), after)
-        grad = jax.tree.map(jnp.subtract, more.grad, plain.estimate(KEY, phi, (), after.learner)[0].grad)
+
+        @jax.jit
+        def added(phi, state):
+            """What imitation adds to the loss and its gradient, and the states after."""
+            (found, after), (alone, _) = (
+                each.estimate(KEY, phi, (), of) for each, of in ((both, state), (plain, state.learner))
+            )
+            return found.loss - alone.loss, jax.tree.map(jnp.subtract, found.grad, alone.grad), after
+
+        begin = jax.jit(lambda phi: both.restart(KEY, 2, phi, (), both.init(KEY, phi, ())))(
+            phi
+        )  # of 8 meta-steps: 3/4 of the weight is left
+        more, _, state = added(phi, begin)
+        alone = jax.jit(imitation(PROBLEM, LSTM, ("adam", RATE), 2, 4, 2).estimate)(KEY, phi, (), begin.watched)[0]
+        np.testing.assert_allclose(more, 0.75 * 3 * alone.loss, rtol=1e-10)
         way = jax.tree.map(lambda leaf: jax.random.normal(KEY, leaf.shape, leaf.dtype), phi)
-        ends = [apart(jax.tree.map(lambda p, d, e=e: p + e * d, phi, way)) for e in (1e-5, -1e-5)]
-        slope = sum(jnp.vdot(*pair) for pair in zip(jax.tree.leaves(grad), jax.tree.leaves(way), strict=True))
-        np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-6)
-        of = imitation(PROBLEM, LSTM, ("adam", RATE), 2, 4, 2).estimate(KEY, phi, (), state.watched)[0]
-        np.testing.assert_allclose(found.loss - alone.loss, 0.75 * 3 * of.loss, rtol=1e-10)
+        high, low = (added(jax.tree.map(lambda p, d, e=e: p + e * d, phi, way), state)[0] for e in (1e-5, -1e-5))
+        slope = sum(jnp.vdot(*pair) for pair in zip(*map(jax.tree.leaves, (added(phi, state)[1], way)), strict=True))
+        np.testing.assert_allclose(slope, (high - low) / 2e-5, rtol=1e-6)
+        # At the end of its time nothing is added, and the teacher's optimizees stand still.
+        more, grad, after = added(phi, state._replace(step=jnp.int32(8)))
+        assert more == 0 and not any(leaf.any() for leaf in jax.tree.leaves(grad))
+        assert int(after.watched.inner.t) == int(state.watched.inner.t)
 
 
-def test_a_weight_of_zero_leaves_no_trace_and_a_weight_falls_to_zero():
-    ends = {}
-    for name, of in {"none": None, "zero": ImitationSpec(weight=0.0), "half": ImitationSpec(until=0.5)}.items():
-        spec = section(imitation=of)
-        meta = meta_training(PROBLEM, LSTM, estimator(spec, PROBLEM, LSTM, 1), spec)
-        state = meta.init(KEY, LSTM.init(KEY, {"theta": jnp.zeros(3)}), ())
-        state, rows = meta.advance(KEY, state, (), jnp.int32(4))
-        first = np.array(rows[:4])
-        if name == "half":  # from the fifth meta-step on nobody watches: the optimizees of the teacher stand still
-            assert int(state.inner.watched.inner.t) == 4
-            state, _ = meta.advance(KEY, state, (), jnp.int32(2))
-            assert (int(state.inner.watched.inner.t), int(state.inner.learner.t)) == (0, 4)
-        ends[name] = first
-    np.testing.assert_array_equal(ends["zero"], ends["none"])
-    assert (ends["half"][:, 0] > ends["none"][:, 0]).all()
+def test_a_weight_of_zero_is_no_imitation():
+    made = [estimator(section(imitation=of), PROBLEM, LSTM, 1) for of in (None, ImitationSpec(weight=0.0))]
+    phi = LSTM.init(KEY, {"theta": jnp.zeros(3)})
+    (plain, state), (zero, same) = ((each, jax.jit(each.init)(KEY, phi, ())) for each in made)
+    assert jax.tree.structure(state) == jax.tree.structure(same)
+    texts = [jax.jit(each.estimate).lower(KEY, phi, (), state).as_text() for each in (plain, zero)]
+    assert texts[0] == texts[1]  # one program: the same bits
 
 
 def test_tile_by_tile_is_the_same_as_whole():
@@ -100,8 +100,8 @@ def test_tile_by_tile_is_the_same_as_whole():
     phi, found = LSTM.init(KEY, {"theta": jnp.zeros(150)}), []
     for family in (LSTM, LSTM._replace(replay=None)):
         made = imitation(problem, family, ("adam", RATE), 2, 4, 2)
-        state = made.init(KEY, phi, ())
+        state, estimate = jax.jit(made.init)(KEY, phi, ()), jax.jit(made.estimate)
         for _ in range(2):
-            result, state = jax.jit(made.estimate)(KEY, phi, (), state)
+            result, state = estimate(KEY, phi, (), state)
         found.append((result.loss, result.grad, state.opt))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), *found)

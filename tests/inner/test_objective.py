@@ -54,9 +54,9 @@ def test_the_last_step_of_each_window_counts():
     phi, found = family.init(key, None), {}
     for kind in ("replay", "autodiff"):
         estimator = registry.estimator.build(registry.estimator.specs()[kind](window=2), problem, family, 2, spec.objective)
-        state, found[kind] = estimator.init(key, phi, ()), []
+        state, found[kind], estimate = jax.jit(estimator.init)(key, phi, ()), [], jax.jit(estimator.estimate)
         for _ in range(3):
-            result, state = estimator.estimate(key, phi, (), state)
+            result, state = estimate(key, phi, (), state)
             found[kind].append(jax.device_get((result.loss, result.grad["log_learning_rate"])))
     expected = []
     starts = [problem.init(jax.random.split(one)[0], ()) for one in jax.random.split(key, 2)]

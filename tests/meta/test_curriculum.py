@@ -10,6 +10,7 @@ import pytest
 from l2lcli import registry, tree
 from l2lcli.config import ConfigError, load
 from l2lcli.config.specs import ImitationSpec, MetaOptimizerSpec, TrainSpec
+from l2lcli.estimators._stages import further, stage
 from l2lcli.inner.unroll import fresh, namespace, unroll
 from l2lcli.meta.estimator import estimator
 from l2lcli.meta.loop import Record, meta_training, run
@@ -22,13 +23,11 @@ KEY = jax.random.key(0)
 PHI = FAMILY.init(KEY, None)
 
 
-def section(rate, imitation=None, **more):
-    spec = {
-        "episodes": 8, "tasks": 2, "horizon": 8, "curriculum": [2, 4, 8], "patience": 1, "validate_every": 1,
-        "validation_seeds": 2, "meta_optimizer": MetaOptimizerSpec(name="sgd", learning_rate=rate, schedule="constant"),
-        "estimator": registry.estimator.specs()["autodiff"](window=2), "imitation": imitation,
-    }  # fmt: skip
-    return TrainSpec(**spec | more)
+SPEC = TrainSpec(
+    episodes=8, tasks=2, horizon=8, curriculum=[2, 4, 8], patience=1, validate_every=1, validation_seeds=2,
+    meta_optimizer=MetaOptimizerSpec(name="sgd", learning_rate=1e-3, schedule="constant"),
+    estimator=registry.estimator.specs()["autodiff"](window=2), imitation=ImitationSpec(weight=1e-3, until=1.0),
+)  # fmt: skip
 
 
 def uphill(made):
@@ -41,10 +40,12 @@ def uphill(made):
     return made._replace(estimate=estimate)
 
 
-def begin(spec):
-    meta = meta_training(PROBLEM, FAMILY, uphill(estimator(spec, PROBLEM, FAMILY, 1)), spec)
-    state = meta.init(KEY, jax.tree.map(jnp.array, PHI), ())
-    return meta, state, Record(jax.tree.map(np.array, PHI), math.inf, 0, [])
+META = meta_training(PROBLEM, FAMILY, uphill(estimator(SPEC, PROBLEM, FAMILY, 1)), SPEC)  # compiled once for all tests
+
+
+def begin():
+    state = META.init(KEY, jax.tree.map(jnp.array, PHI), ())
+    return state, Record(jax.tree.map(np.array, PHI), math.inf, 0, [])
 
 
 def validated(phi, horizon):
@@ -56,8 +57,7 @@ def validated(phi, horizon):
 
 
 def test_it_goes_on_from_the_best_phi_when_validation_does_not_improve():
-    meta, state, record = begin(spec := section(rate=1e-3))  # no validation but the first of a horizon is better
-    chunks = list(run(meta, spec, KEY, state, record, (), ()))
+    chunks = list(run(META, SPEC, KEY, *begin(), (), ()))  # uphill: no validation but the first of a horizon is better
     rows = [row for chunk in chunks for row in chunk.rows if "validation_loss" in row]
     # Judged by the next horizon, at the last one by that: 4, 8, 8.
     assert [(row["horizon"], row["best"]) for row in rows] == [
@@ -72,14 +72,11 @@ def test_it_goes_on_from_the_best_phi_when_validation_does_not_improve():
 
 
 def test_episodes_have_the_horizon_of_their_stage_and_so_have_those_of_the_teacher():
-    meta, state, _ = begin(section(rate=0.001, imitation=ImitationSpec(until=1.0)))
-    from l2lcli.estimators._stages import further, stage
-
-    seen = []
+    state, seen = begin()[0], []
     for step in range(7):
         if step in (3, 4):  # in the middle of nothing, and in that of an episode of 4
             state = state._replace(inner=further(state.inner))
-        state, _ = meta.advance(KEY, state, (), jnp.int32(1))
+        state, _ = META.advance(KEY, state, (), jnp.int32(1))
         tasks = [state.inner.learner.inner, state.inner.watched.inner.inner]
         assert len({(int(inner.t), int(inner.horizon)) for inner in tasks}) == 1
         seen.append((int(tasks[0].t), int(tasks[0].horizon)))
@@ -88,21 +85,17 @@ def test_episodes_have_the_horizon_of_their_stage_and_so_have_those_of_the_teach
 
 
 def test_a_run_that_is_stopped_at_any_chunk_and_gone_on_with_ends_with_the_same_bits():
-    spec = section(rate=0.02, imitation=ImitationSpec(weight=0.1), patience=1)
-    meta, state, record = begin(spec)
-
     def ran(state, record):
         chunks = []
-        for chunk in run(meta, spec, KEY, state, record, (), ()):
+        for chunk in run(META, SPEC, KEY, state, record, (), ()):
             chunks.append((tree.to_host(chunk.state, "outer/"), chunk.record, chunk.rows, chunk.finished))
         return chunks
 
-    whole = ran(state, record)
-    shapes, _ = begin(spec)[1:]
+    whole, (shapes, _) = ran(*begin()), begin()
     assert len({row["horizon"] for _, _, rows, _ in whole for row in rows if "horizon" in row}) > 1
     for cut in range(1, len(whole)):
         saved, record, _, _ = whole[cut - 1]
-        state = meta.place(tree.from_host(shapes, {key: np.array(value) for key, value in saved.items()}, "outer/"))
+        state = META.place(tree.from_host(shapes, {key: np.array(value) for key, value in saved.items()}, "outer/"))
         rest = ran(state, record)
         assert [row for _, _, rows, _ in rest for row in rows] == [row for _, _, rows, _ in whole[cut:] for row in rows]
         assert rest[-1][0].keys() == whole[-1][0].keys()
