@@ -68,5 +68,6 @@ def _fixed():
     def backward(kernel, g):
         return fixed(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3)), None
 
-    fixed.defvjp(lambda x, kernel: (convolve(x, kernel), kernel), backward)
+    # Through `fixed` again, for second derivatives go through this forward pass.
+    fixed.defvjp(lambda x, kernel: (fixed(x, kernel), kernel), backward)
     return fixed
