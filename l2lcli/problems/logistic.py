@@ -38,13 +38,23 @@ def logistic(spec: LogisticSpec, raw_dir: str | None = None) -> Problem:
     """
     import jax
     import jax.numpy as jnp
+    import numpy as np
 
     n = spec.dimension
-    apart = jnp.abs(jnp.arange(n)[:, None] - jnp.arange(n)[None]).astype(jnp.float32)
-    mix = jnp.linalg.cholesky(spec.correlation**apart)
+    mix = np.linalg.cholesky(spec.correlation ** np.abs(np.subtract.outer(np.arange(n), np.arange(n)))).astype(np.float32)
 
     def whole(theta, rows):
         return jnp.mean(jax.nn.softplus(-(rows @ theta))) + spec.weight_decay / 2 * jnp.vdot(theta, theta)
+
+    def solved(matrix, right):
+        """matrix⁻¹ right, of a positive definite one, by elimination. LAPACK's, in a program with many at once, waited for ever
+        (two cores, jaxlib's threads all asleep)."""
+
+        def eliminate(both, i):
+            row = both[i] / both[i, i]
+            return (both - jnp.outer(both[:, i], row)).at[i].set(row), None
+
+        return jax.lax.scan(eliminate, jnp.concatenate([matrix, right[:, None]], 1), jnp.arange(n))[0][:, -1]
 
     def minimum(rows):
         """Newton's method from 0, each step halved until it descends: f is convex, and this is far from the inner loop."""
@@ -52,7 +62,7 @@ def logistic(spec: LogisticSpec, raw_dir: str | None = None) -> Problem:
         shares = 0.5 ** jnp.arange(8)
 
         def step(theta, _):
-            towards = jnp.linalg.solve(curvature(theta, rows), slope(theta, rows))
+            towards = solved(curvature(theta, rows), slope(theta, rows))
             tried = theta[None] - shares[:, None] * towards[None]
             return tried[jnp.argmin(jax.vmap(whole, (0, None))(tried, rows))], None
 
