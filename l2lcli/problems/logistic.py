@@ -13,7 +13,7 @@ NEWTON = 20  # iterations to the minimum
 
 
 class LogisticSpec(ProblemSpec):
-    """f(theta) = mean over rows of log(1 + exp(−y x·theta)) + weight_decay / 2 ‖theta‖², less its minimum."""
+    """f(theta) = mean over rows of log(1 + exp(−y x·theta)) + weight_decay / 2 ‖theta‖², above its minimum."""
 
     kind: Literal["logistic"] = "logistic"
     dimension: int = Field(default=20, ge=1, le=1_000)
@@ -25,6 +25,8 @@ class LogisticSpec(ProblemSpec):
     ((1 + correlation) / (1 − correlation))², 361 at .9."""
     weight_decay: float = Field(default=1e-3, gt=0)
     """Of the squared norm; it keeps the minimum finite where a hyperplane parts the classes."""
+    floor: float = Field(default=1e-6, ge=0)
+    """Added to f, so that its logarithm says nothing of differences that are rounding errors in float32."""
     start_scale: float = Field(default=1.0, ge=0)
     """theta_0 ~ N(0, start_scale²)."""
 
@@ -34,7 +36,8 @@ def logistic(spec: LogisticSpec, raw_dir: str | None = None) -> Problem:
     """Build the distribution. theta: {"theta": [dimension]}; task and batch: (rows y x [samples, dimension], the minimum ()).
 
     x is normal; y is 1 with probability 1 / (1 + exp(−x·w)), else −1, w ~ N(0, I). f is in nats per row. The minimum, found by
-    Newton's method when the task is drawn, is taken away, so that a ratio of losses says how much nearer one of them came.
+    Newton's method when the task is drawn, is taken away, so that a ratio of losses says how much nearer one of them came; the
+    least f is `floor`.
     """
     import jax
     import jax.numpy as jnp
@@ -77,6 +80,6 @@ def logistic(spec: LogisticSpec, raw_dir: str | None = None) -> Problem:
 
     def loss(theta, batch):
         rows, least = batch
-        return whole(theta["theta"], rows) - least
+        return whole(theta["theta"], rows) - least + spec.floor
 
     return Problem(init, lambda key, task, data: task, loss, {"train": ()})
