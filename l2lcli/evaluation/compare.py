@@ -115,8 +115,10 @@ def compare(
     for baseline in filter(lambda name: name in LINE_SEARCH, baselines):
         progress.say(f"evaluating {baseline}")
         run = lambda name=baseline: line_search(problem, name, keys, steps, metrics_every, progress)
-        found[baseline], searched[baseline] = processes.shared(run, slow=True)
+        found[baseline], searched[baseline], images = processes.shared(run, slow=True)
         enter(baseline, found[baseline], None)
+        if images is not None:
+            made[baseline] = images
     if learned is not None:
         label, family, phi = learned
         progress.say(f"evaluating {label}")

@@ -7,7 +7,7 @@ evaluation of f and its gradient counting as a step, and nothing of them is tune
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from l2lcli.base import Key, Problem
 from l2lcli.evaluation.curves import Curves, drawn_from
+from l2lcli.evaluation.pictures import TASKS, in_bytes, steps_shown
 from l2lcli.inner.unroll import fresh
 from l2lcli.optimizers.hand import hand
 from l2lcli.signals import Progress
@@ -32,9 +33,21 @@ class _SpentError(Exception):
     """All evaluations were made."""
 
 
-def line_search(
-    problem: Problem, name: str, keys: Key, steps: int, every: int, progress: Progress
-) -> tuple[Curves, float | None]:
+class Searched(NamedTuple):
+    """What a line search did.
+
+    Attributes:
+      curves: the losses.
+      seconds: of an evaluation, with what the method itself takes: the median over optimizees, None where none made any.
+      pictures: as of `pictures.pictured`, None where optimizees are no images.
+    """
+
+    curves: Curves
+    seconds: float | None
+    pictures: dict[str, Any] | None
+
+
+def line_search(problem: Problem, name: str, keys: Key, steps: int, every: int, progress: Progress) -> Searched:
     """Train one optimizee per key, [S], by one of METHODS.
 
     The loss at step t is the least of the first t + 1 evaluations: what who stops there has in hand. A search that ends early,
@@ -47,10 +60,6 @@ def line_search(
       steps: T, evaluations after the first.
       every: steps from one measurement of the test metrics to the next.
       progress: asked between optimizees.
-
-    Returns:
-      The curves; and the seconds of an evaluation, with what the method itself takes: the median over optimizees, None where
-      none made any.
     """
     problem = drawn_from(problem, "test")
     data = dict(problem.data)
@@ -65,7 +74,7 @@ def line_search(
         return problem.metrics(theta if problem.units is None else problem.units(theta, task), data)  # pyright: ignore[reportOptionalCall]
 
     at = np.array([*range(0, steps + 1, every), *([steps] if steps % every else [])])
-    losses, metrics, seconds, draws = [], [], [], []
+    losses, metrics, seconds, draws, images = [], [], [], [], []
     for key in keys:
         progress.check()
         inner = begin(key, data["train"])
@@ -78,14 +87,22 @@ def line_search(
         best = np.minimum.accumulate(np.where(np.isfinite(found), found, np.inf))
         whole = np.append(best, np.full(steps + 1 - len(best), best[-1]))
         losses.append(np.where(np.isfinite(whole), whole, np.nan))
+
+        def reached(step: int, best=best, points=points, unravel=unravel, dtype=start.dtype) -> Any:
+            first = int(np.argmax(best == best[min(step, len(best) - 1)]))
+            return unravel(jnp.asarray(points[first], dtype))
+
         if measured:
-            reached = [int(np.argmax(best == best[min(step, len(best) - 1)])) for step in at.tolist()]
-            of_seed = [test(unravel(jnp.asarray(points[i], start.dtype)), inner.task, data["test"]) for i in reached]
+            of_seed = [test(reached(step), inner.task, data["test"]) for step in at.tolist()]
             metrics.append(jax.tree.map(lambda *values: np.stack(values), *of_seed))
+        if (pictures := problem.pictures) is not None and len(images) < TASKS:
+            made = jnp.stack([pictures.made(reached(step)) for step in steps_shown(steps)])
+            images.append(jax.tree.map(in_bytes, {"given": dict(pictures.given(inner.task)), "made": made}))
         draws.append({} if problem.describe is None else problem.describe(inner.task))
     stacked = lambda trees: jax.tree.map(lambda *leaves: np.stack(leaves), *trees) if trees else {}
     pace = float(np.median(seconds)) if seconds else None
-    return Curves(np.stack(losses).astype(np.float64), at, stacked(metrics), stacked(draws)), pace
+    found = Curves(np.stack(losses).astype(np.float64), at, stacked(metrics), stacked(draws))
+    return Searched(found, pace, stacked(images) or None)
 
 
 def _run(name: str, start: np.ndarray, evaluate: Any, steps: int) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -53,7 +53,7 @@ def pictured(problem: Problem, optimizer: LearnedOptimizer, phi: Phi, keys: Key,
             for begin, end in itertools.pairwise(at):
                 inner = unroll(problem, optimizer, phi, inner, data, end - begin).end
                 made.append(pictures.made(inner.theta))
-            return jax.tree.map(_bytes, {"given": dict(pictures.given(inner.task)), "made": jnp.stack(made)})
+            return jax.tree.map(in_bytes, {"given": dict(pictures.given(inner.task)), "made": jnp.stack(made)})
 
         return jax.vmap(one)(keys)
 
@@ -68,6 +68,6 @@ def gallery(made: Mapping[str, Mapping[str, Any]], steps: int) -> Gallery:
     return Gallery(arrays, {"steps": steps_shown(steps), "given": list(given), "optimizers": list(made)})
 
 
-def _bytes(image: jax.Array) -> jax.Array:
+def in_bytes(image: jax.Array) -> jax.Array:
     """0 … 1 to 0 … 255; what is not finite is black."""
     return jnp.round(255 * jnp.clip(jnp.nan_to_num(image), 0, 1)).astype(jnp.uint8)

@@ -27,8 +27,8 @@ def quadratics():
 
 @pytest.mark.parametrize("name", LINE_SEARCH)
 def test_a_loss_is_the_least_of_as_many_evaluations_by_scipy(quadratics, name):
-    found, seconds = line_search.line_search(quadratics, name, KEYS, STEPS, 10, UNWATCHED)
-    assert found.losses.shape == (3, STEPS + 1) and seconds is not None and seconds > 0
+    found, seconds, images = line_search.line_search(quadratics, name, KEYS, STEPS, 10, UNWATCHED)
+    assert found.losses.shape == (3, STEPS + 1) and seconds is not None and seconds > 0 and images is None
     beside = curves.curves(quadratics, hand("sgd"), {"log_learning_rate": np.float32(-9)}, KEYS, 1, 1)
     np.testing.assert_allclose(found.losses[:, 0], beside.losses[:, 0], rtol=1e-6)  # the same optimizees
     for key, losses in zip(KEYS, found.losses, strict=True):

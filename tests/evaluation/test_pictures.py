@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from l2lcli.base import Pictures, Problem
-from l2lcli.evaluation import compare, curves
+from l2lcli.evaluation import compare, curves, line_search
 from l2lcli.evaluation.pictures import gallery, pictured, steps_shown
 from l2lcli.optimizers.hand import hand
+from l2lcli.signals import UNWATCHED
 
 KEYS = jax.random.split(jax.random.key(0), 5)
 LEVELS = {"train": 1.0, "validation": 2.0, "test": 0.8}
@@ -38,6 +39,16 @@ def test_images_are_those_of_the_reported_optimizees():
     np.testing.assert_array_equal(made.arrays["made/sgd"], np.broadcast_to(want[None, :, None, None, None], (4, 3, 2, 3, 3)))
     assert made.arrays["made/sgd"].dtype == np.uint8
     assert steps_shown(128) == [32, 64, 128] and steps_shown(1) == [1]
+
+
+def test_images_of_a_line_search_are_those_of_its_losses():
+    steep = plain()._replace(loss=lambda theta, batch: 50 * jnp.square(theta["x"]).sum())  # its first step goes too far
+    searched = line_search.line_search(steep, "lbfgs", KEYS, 4, 4, UNWATCHED)
+    assert searched.pictures is not None and searched.pictures["made"].shape == (4, 3, 2, 3, 3)
+    assert (searched.pictures["given"]["start"] == 204).all()
+    want = np.round(255 * np.sqrt(searched.curves.losses[:4, [1, 2, 4]] / (50 * 18)))
+    assert want[:, 0].min() > 0 and want[:, 2].max() < want[:, 0].min()
+    np.testing.assert_array_equal(searched.pictures["made"], np.broadcast_to(want[..., None, None, None], (4, 3, 2, 3, 3)))
 
 
 def test_what_diverged_is_drawn_all_the_same():
