@@ -14,7 +14,9 @@ def report(
     runs: Annotated[
         list[Path] | None, typer.Argument(metavar="RUN...", help="Run directories, or a sweep; default the newest run.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Page for a comparison of several runs.")] = Path("compare.html"),
+    out: Annotated[
+        Path, typer.Option(help="Page for a comparison of several runs; its figures are files in a folder beside it, too.")
+    ] = Path("compare.html"),
     save_reference: Annotated[
         bool, typer.Option("--save-reference", help="Keep each RUN's result, under 1 MB, in runs/reference/<name>/ instead.")
     ] = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from html import escape
@@ -31,7 +32,10 @@ Evaluated = dict[str, tuple[Path, Summary]]  # name on the page -> folder, summa
 
 
 def write(folders: list[Path], out: Path) -> Path:
-    """Write the page. Raises RunError."""
+    """Write the page, and its figures once more as SVG and PNG files in a folder beside it, `out` without its suffix.
+
+    Raises RunError.
+    """
     paths = [Path(folder).absolute() for folder in folders]
     base = os.path.commonpath([path.parent for path in paths])
     found = {path.relative_to(base).as_posix(): (path, tables.read_summary(path)) for path in paths}
@@ -39,35 +43,41 @@ def write(folders: list[Path], out: Path) -> Path:
     if not runs:
         raise RunError("nothing to compare: none of these runs has been evaluated (no summary.json)")
     few = {name: summary for name, (_, summary) in runs.items() if summary.few_shot}
-    body = ["<h1>Runs compared</h1>", *_few_shot(few)]
+    beside = Path(out).with_suffix("")
+    body = ["<h1>Runs compared</h1>", *_few_shot(few, beside)]
     runs = {name: run for name, run in runs.items() if name not in few}
     if runs:
         body.append(html_table(tables.ratio_rows({name: summary for name, (_, summary) in runs.items()}, "run")))
     body += [f"<p>{escape(name)} has not been evaluated.</p>" for name in found if not found[name][1]]
     spread = spread_rows(runs)
     body += ["<h2>Meta-training seeds</h2>", html_table(spread), SPREAD] if len(spread) > 1 else []
-    matrices = list(_matrices(runs))
+    matrices = list(_matrices(runs, beside))
     body += ["<h2>Generalisation</h2>", *matrices] if matrices else []
-    curves = list(_learned_curves(runs))
+    curves = list(_learned_curves(runs, beside))
     body += ["<h2>Learned optimizers</h2>", *curves] if curves else []
     return page(Path(out), "Runs compared", body)
 
 
-def _few_shot(summaries: dict[str, Summary]) -> Iterator[str]:
+def _file(*parts: str) -> str:
+    """A file's name from titles, which may hold anything."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", "_".join(parts)).strip("_.")
+
+
+def _few_shot(summaries: dict[str, Summary], beside: Path) -> Iterator[str]:
     """For each set of test episodes, what the runs learned beside the baselines, as a table and a figure."""
     for title, found in few_shot.merged(summaries).items():
         episodes = next(iter(found.values())).episodes
         yield f"<h2>Few-shot: {escape(title)}</h2>"
         yield html_table(few_shot.rows(found)) + few_shot.NOTES.format(episodes=episodes)
-        figure = few_shot.figure(f"few_shot_{title}", title, found, None)
-        yield html_figure(figure, save(figure))
+        figure = few_shot.figure(_file("few_shot", title), title, found, None)
+        yield html_figure(figure, save(figure, beside))
 
 
 def _rows(summary: Summary) -> dict[str, Part]:
     return {OWN: summary, **(summary.variants or {})}
 
 
-def _matrices(runs: Evaluated) -> Iterator[str]:
+def _matrices(runs: Evaluated, beside: Path) -> Iterator[str]:
     """For each metric the variants by runs, as a table and as a heat map; nothing where no run has variants."""
     rows = list(dict.fromkeys(row for _, summary in runs.values() for row in _rows(summary)))
     if len(rows) < 2:
@@ -83,7 +93,7 @@ def _matrices(runs: Evaluated) -> Iterator[str]:
         caption = f"Every run's learned optimizer on the problem it was meta-trained on ({OWN}) and on the variants, {title}."
         yield html_table(table)
         figure = heatmap(f"generalisation_{metric}", f"Generalisation, {title}", caption, rows, list(runs), cells)
-        yield html_figure(figure, save(figure))
+        yield html_figure(figure, save(figure, beside))
 
 
 def spread_rows(runs: Evaluated) -> list[list[str]]:
@@ -127,7 +137,7 @@ def _spread(ratios: list[float | None]) -> str:
     return f"{tables.number(float(np.mean(known)), 3)} [{tables.number(min(known), 3)} … {tables.number(max(known), 3)}]"
 
 
-def _learned_curves(runs: Evaluated) -> Iterator[str]:
+def _learned_curves(runs: Evaluated, beside: Path) -> Iterator[str]:
     """The learned optimizers of runs on the same problem over each other, whatever its name, and the best baseline."""
     alike: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     rivals: dict[tuple[str, int], dict[str, np.ndarray]] = {}
@@ -147,6 +157,6 @@ def _learned_curves(runs: Evaluated) -> Iterator[str]:
             seeds = max(map(len, group.values()))
             drawn = rivals.get((label, steps), {}) | group
             together = Part(problem=label, steps=steps, seeds=seeds, optimizers={name: Entry() for name in drawn})
-            figure = loss_figure(f"compare_{label}_{steps}", f"{label}, the learned optimizers", together, drawn)
+            figure = loss_figure(_file("compare", label, str(steps)), f"{label}, the learned optimizers", together, drawn)
             if figure:
-                yield html_figure(figure, save(figure))
+                yield html_figure(figure, save(figure, beside))

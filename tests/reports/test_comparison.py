@@ -35,6 +35,10 @@ def test_compare(tmp_path):
     folders[3].mkdir()
     page = Page(comparison.write(folders, tmp_path / "out" / "compare.html").read_text())
     page.check()
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "out" / "compare").iterdir()}
+    (name,) = (name for name in drawn if name.startswith("compare_digits_") and name.endswith(".svg"))
+    assert b"</svg>" in drawn[name] and drawn[name.replace(".svg", ".png")].startswith(b"\x89PNG")
+    assert {"generalisation_final.svg", "generalisation_sum.png"} < set(drawn)
     for part in ("a/eval/x", "b/eval/x", "unfinished has not been evaluated", "digits, the learned optimizers"):
         assert part in page.text, part
 
