@@ -34,9 +34,10 @@ def save(folder: Path, root: Path) -> Path:
     """Keep a run, or an evaluation inside one, as a reference result; the new folder.
 
     The first run of an experiment becomes `<root>/<name>/`; those of other seeds `<root>/<name>/seed-<seed>/` beside it, and
-    one of the same seed takes the old one's place. In it: config.yaml, env.json without the command line, summary.json,
-    optimizer.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`), and, but for other seeds,
-    inspection.npz, pictures/*.npz.xz of two tasks, and figures/*.png drawn from all these; `data.raw_dir` is null in all.
+    one of the same seed takes the old one's place. In it: config.yaml, env.json without the command line and with the seconds
+    that meta-training took, summary.json, optimizer.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`),
+    and, but for other seeds, inspection.npz, pictures/*.npz.xz of two tasks, and figures/*.png drawn from all these;
+    `data.raw_dir` is null in all.
 
     Raises RunError where the run has not been evaluated, where it would take more than LARGEST bytes, where an evaluation
     would take the place of a trained optimizer, or where it started from an optimizer that is not kept; ConfigError where its
@@ -106,7 +107,10 @@ def _fill(new: Path, folder: Path, config: Config, summary: Summary) -> None:
     if env := read_json(folder / "env.json"):
         for about in (env.get("imports") or {}).values():
             about["file"] = None  # a path of this machine
-        put("env.json", strict_json({key: value for key, value in env.items() if key != "argv"}))
+        kept = {key: value for key, value in env.items() if key != "argv"}
+        if seconds := (read_json(folder / "status.json") or {}).get("train_seconds"):
+            kept["train_seconds"] = round(seconds)
+        put("env.json", strict_json(kept))
     for name in filter(plugins.is_file, config.imports):
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, new / name)

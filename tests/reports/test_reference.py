@@ -26,6 +26,7 @@ def made(folder, seed=0, **rest):
     finished(folder, **rest)
     whole = config.override(config.config_class()(), {"name": "digits", "seed": seed, "data.raw_dir": "/srv/raw"})
     (folder / "config.yaml").write_text(config.dump(whole))
+    (folder / "status.json").write_text('{"state": "done", "train_seconds": 83.4}')
     write_artefact(folder / "optimizer.npz", PHI, {"config": whole.model_dump(mode="json"), "step": 3})
     return folder
 
@@ -38,6 +39,8 @@ def test_what_is_kept(run, tmp_path):
         "config.yaml", "summary.json", "env.json", "optimizer.npz", "metrics.jsonl.xz", "curves/digits.csv.xz",
         "curves/relu.csv.xz", *(f"figures/{stem}.png" for stem in stems),
     }  # fmt: skip
+    env = json.loads(files["env.json"].read_text())
+    assert env["train_seconds"] == 83 and "argv" not in env
     assert not [name for name, path in files.items() if b"/srv" in path.read_bytes() or b"/opt" in path.read_bytes()]
     phi, meta = read_artefact(files["optimizer.npz"])
     np.testing.assert_array_equal(phi["lstm_0/bias"], PHI["lstm_0/bias"])
