@@ -52,12 +52,18 @@ def of(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def packed(curves: dict[str, np.ndarray], points: int) -> bytes:
-    """A .csv.xz of curves at no more than so many evenly spaced steps, the last one included, to four significant digits."""
+    """A .csv.xz of curves at no more than so many evenly spaced steps, the last one included, to four significant digits.
+
+    Of a long run, whose axis is logarithmic, also at half as many whose logarithms are evenly spaced: else its first decades
+    would be one straight line.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for name, losses in curves.items():
         last = losses.shape[1] - 1
-        steps = np.unique(np.linspace(0, last, min(points, last + 1)).round().astype(int)).tolist()
+        spaced = np.linspace(0, last, min(points, last + 1))
+        early = np.geomspace(1, last, points // 2) if last > 20 * points else spaced[:0]
+        steps = np.unique(np.append(spaced, early).round().astype(int)).tolist()
         writer.writerows((name, seed, step, f"{of[step]:.4g}") for seed, of in enumerate(losses) for step in steps)
     return lzma.compress(text.getvalue().encode(), preset=9)

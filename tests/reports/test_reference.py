@@ -118,6 +118,12 @@ def test_damaged_packed_files_are_one_line(run, tmp_path):
         curves.read(tmp_path / "x.csv")
 
 
+def test_packed_curves_of_long_runs_keep_their_first_decades(tmp_path):
+    losses = 1 / (1 + np.arange(10_001.0))[None]
+    (tmp_path / "x.csv.xz").write_bytes(curves.packed({"adam": losses}, 101))
+    np.testing.assert_allclose(curves.read(tmp_path / "x.csv.xz")["adam"], losses, rtol=0.03)
+
+
 def test_packed_curves_keep_what_diverged(tmp_path):
     losses = np.array([[1.0, 2.0, np.inf, np.nan, 5.0], [1.0, 2, 3, 4, 5]])
     (tmp_path / "x.csv.xz").write_bytes(curves.packed({"adam": losses}, 5))
