@@ -50,10 +50,19 @@ class Window(NamedTuple):
     right: jax.Array  # [K, N]
 
 
+LARGEST = 4096  # coordinates, of which M itself has 64 MiB for every task
+
+
 def whole() -> Memory:
-    """M itself, [N, N]: N² numbers."""
+    """M itself, [N, N]: N² numbers. Its init raises ValueError for more than LARGEST coordinates."""
+
+    def identity(theta):
+        if theta.size > LARGEST:
+            raise ValueError(f"ntm_bfgs remembers N x N numbers, and N = {theta.size} is above {LARGEST}: ntm_lbfgs is for that")
+        return jnp.eye(theta.size, dtype=theta.dtype)
+
     return Memory(
-        lambda theta: jnp.eye(theta.size, dtype=theta.dtype),
+        identity,
         lambda matrix, keys: keys @ matrix.T,
         lambda matrix, left, right: matrix + left.T @ right,
     )

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from l2lcli.optimizers._memory import Memory
 
 SMALLEST = 1e-8  # root mean squares are at least this
-LARGEST = 4096  # coordinates, of which a memory of N x N has 64 MiB for every task
 P = 10.0  # logarithms are cut at -P and divided by it, as `log_sign` does
 
 
@@ -33,7 +32,8 @@ class NtmSpec(GacSpec):
     rate: float = Field(default=0.1, gt=0)
     """Untrained, the update is near so much of the first read, whose key is the gradient: gradient descent at this rate."""
     growth: float = Field(default=2.0, gt=0)
-    """An update is cut to so many times the length of the one before, or of `rate` times the gradient, whichever is longer."""
+    """An update is cut to so many times the length of the one before, or of `rate` times the gradient, whichever is longer.
+    Root mean squares below 1e-8 count as 1e-8 here."""
     write_scale: float = Field(default=1.0, gt=0)
     """Multiplies what is written."""
 
@@ -71,20 +71,11 @@ class ControllerState(NamedTuple):
 def ntm_bfgs(spec: NtmBfgsSpec) -> LearnedOptimizer:
     """Build the family; see `_memory` for the memory and for how it can be BFGS, and `_family` for the controller.
 
-    Its init raises ValueError for a theta of more than LARGEST coordinates.
+    Its transformation's init raises ValueError for a theta of more than `_memory.LARGEST` coordinates.
     """
-    import jax
-
     from l2lcli.optimizers._memory import whole
 
-    family = _family(spec, whole())
-
-    def init(key, theta):
-        if (size := sum(leaf.size for leaf in jax.tree.leaves(theta))) > LARGEST:
-            raise ValueError(f"ntm_bfgs remembers N x N numbers, and N = {size} is above {LARGEST}: ntm_lbfgs is for that")
-        return family.init(key, theta)
-
-    return family._replace(init=init)
+    return _family(spec, whole())
 
 
 @registry.optimizer.register("ntm_lbfgs", NtmLbfgsSpec)
@@ -106,7 +97,7 @@ def _family(spec: NtmBfgsSpec | NtmLbfgsSpec, memory: Memory) -> LearnedOptimize
 
     The controller is an LSTM with averaging cells. It knows V vectors of coordinates: the gradient, its difference from the one
     before, the step before, and the reads; each divided by its root mean square (the difference by the sum of both gradients').
-    The LSTM is shown them and the logarithms of these sizes. All that the controller says, the update, the keys and both sides
+    The LSTM is shown them and the logarithms of the sizes of gradient, step and reads. All that the controller says, the update, the keys and both sides
     of every write, is a combination of the vectors, whose weights are linear read-outs of the LSTM: BFGS is made of the same
     vectors, weighed by functions of averages. The update has the step as it was, and the others in units of the gradient, times
     `rate`. What is written is divided by N, so that a read weighs by averages, not by sums. Since the vectors are of unit size,
@@ -151,8 +142,10 @@ def _family(spec: NtmBfgsSpec | NtmLbfgsSpec, memory: Memory) -> LearnedOptimize
         return phi
 
     def root(rows):
-        """Of the mean square of each, [V, 1]; finite derivatives at 0, the second ones too."""
-        return jnp.sqrt(jnp.maximum(jnp.mean(rows * rows, 1, keepdims=True), SMALLEST**2))
+        """Of the mean square of each, [V, 1]; finite derivatives at 0, the second ones too, and no square that overflows."""
+        unit = jax.lax.stop_gradient(jnp.maximum(jnp.abs(rows).max(1, keepdims=True), SMALLEST))  # the result hangs on no unit
+        square = jnp.mean(jnp.square(rows / unit), 1, keepdims=True)
+        return unit * jnp.sqrt(jnp.maximum(square, jnp.square(SMALLEST / unit)))
 
     def known(grad, state):
         """The gradient, its difference and the step at unit size [3, N], and these sizes [3, 1]."""

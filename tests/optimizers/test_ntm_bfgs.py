@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from l2lcli.optimizers._memory import Act, Controller, latest, remembering, whole
+from l2lcli.optimizers._preprocess import Identity
 from l2lcli.optimizers.ntm_bfgs import NtmBfgsSpec, NtmLbfgsSpec, ntm_bfgs, ntm_lbfgs
 
 N, STEPS = 8, 20  # more than 2N
@@ -195,16 +196,76 @@ def test_both_memories_serve_the_same_controller():
     assert np.abs(found[4:] - expected[4:]).max() > 1e-5
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
-def test_what_is_written_does_not_depend_on_the_size_of_gradients_or_of_reads(scale):
+def perturbed(family, theta):
+    """phi with no leaf at what it begins as: biases are not 0, nothing is silent."""
+    phi = family.init(jax.random.key(1), theta)
+    rng = np.random.default_rng(5)
+    return jax.tree.map(lambda leaf: leaf + 0.3 * jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), phi)
+
+
+def by_hand(phi, grads, spec):
+    """Updates [T, N] and M after the last, from what `_family` says, one coordinate after the other."""
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))
+    length = lambda x: max(np.sqrt(np.mean(np.square(x))), 1e-8)
+    steps, n = grads.shape
+    matrix, h, c = np.eye(n), np.zeros((n, spec.hidden)), np.zeros((n, spec.hidden))
+    before, step, out = np.zeros(n), np.zeros(n), []
+
+    def say(head, o, vectors):
+        at = range(len(vectors))
+        return np.array([sum((head["kernel"][o, v] @ h[i] + head["bias"][o, v]) * vectors[v][i] for v in at) for i in range(n)])
+
+    for t in range(steps):
+        g = grads[t]
+        size, both, moved = length(g), length(g) + length(before), length(step)
+        vectors = [g / size, (g - before) / both, step / moved]
+        reads = [matrix @ say(phi["keys"], r, vectors) for r in range(spec.reads)]
+        gains = [length(read) for read in reads]
+        vectors += [read / gain for read, gain in zip(reads, gains, strict=True)]
+        logs = [max(np.log(x), -10) / 10 for x in (size, moved, *gains)]
+        for i in range(n):
+            x = np.array([g[i], *(vector[i] for vector in vectors), *logs])
+            of = phi["lstm_0"]
+            takes, keeps, cell, gives = np.split(of["input"] @ x + of["recurrent"] @ h[i] + of["bias"], 4)
+            c[i] = sigmoid(keeps + spec.forget_bias) * c[i] + sigmoid(takes) * np.tanh(cell)
+            h[i] = sigmoid(gives) * np.tanh(c[i])
+        h[:, : spec.averaged] = h[:, : spec.averaged].mean(0)
+        units = [spec.rate * size, spec.rate * both, moved, *(spec.rate * size * gain for gain in gains)]
+        update = say(phi["act"], 0, [unit * vector for unit, vector in zip(units, vectors, strict=True)])
+        update *= min(1, spec.growth * max(moved, spec.rate * size) / length(update))
+        for k in range(spec.writes):
+            left, right = say(phi["act"], 1 + k, vectors), say(phi["act"], 1 + spec.writes + k, vectors)
+            matrix = matrix + spec.write_scale / n * np.outer(left, right)
+        before, step = g, update
+        out.append(update)
+    return np.stack(out), matrix
+
+
+@pytest.mark.parametrize("growth", [2.0, 1e6])
+def test_the_learned_controller_equals_a_loop_written_by_hand(growth):
+    spec = NtmBfgsSpec(**SMALL, preprocess=Identity(), forget_bias=0.5, rate=0.2, growth=growth, write_scale=3.0)
+    family, grads = ntm_bfgs(spec), jax.random.normal(jax.random.key(0), (4, 5))
+    phi = perturbed(family, grads[0])
+    state, updates = fed(family, grads, phi)
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), phi)
+    expected, matrix = by_hand(wide, np.asarray(grads, np.float64), spec)
+    np.testing.assert_allclose(updates, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(state.memory, matrix, rtol=1e-3, atol=1e-4 * np.abs(matrix).max())
+
+
+def test_what_is_written_does_not_depend_on_the_size_of_gradients_or_of_reads():
     """So the memory grows no faster than in proportion to the steps, and an untrained update stays one of gradient descent."""
-    grads = scale * jax.random.normal(jax.random.key(0), (200, 5))
-    state, updates = fed(ntm_bfgs(NtmBfgsSpec(rate=0.1, **SMALL)), grads)
-    weights = 0.1 * (4 / 2) * 4  # of V = 5 vectors: kernels are at most .1 / √H, there are H of them, and |h| < 1
-    a_write = weights * 5 * (1 + weights * 5)  # of two vectors of root mean square 1, over N
-    assert np.linalg.norm(state.memory - np.eye(5)) < 200 * 2 * a_write
-    assert np.abs(state.memory - np.eye(5)).max() > 1e-3
-    assert np.abs(updates[:5]).max() < scale
+    grads = jax.random.normal(jax.random.key(0), (200, 5))
+    family = ntm_bfgs(NtmBfgsSpec(rate=0.1, **SMALL))
+    phi = family.init(jax.random.key(1), grads[0])
+    moved = []
+    for scale in (1e-4, 1.0, 1e4, 1e20):  # the square of the last is no float32
+        state, updates = fed(family, scale * grads, phi)
+        moved.append(np.linalg.norm(state.memory - np.eye(5)))
+        assert np.abs(updates[:5]).max() < scale
+    assert 0.1 < min(moved) and max(moved) < 5  # of 200 steps with two writes each; what is shown are logarithms of sizes, too
+    loud = fed(ntm_bfgs(NtmBfgsSpec(rate=0.1, write_scale=5.0, **SMALL)), grads, phi)[0]
+    assert np.linalg.norm(loud.memory - np.eye(5)) > 5  # so that without the division by N it would be more
 
 
 def test_without_writes_the_memory_stays_the_identity_and_the_update_is_near_gradient_descent():
@@ -245,10 +306,19 @@ def test_what_cannot_be_is_said(spec, keys, said):
 
 
 def test_a_memory_that_would_not_fit_is_refused():
-    theta = jax.ShapeDtypeStruct((100, 100), jnp.float32)
-    with pytest.raises(ValueError, match="N = 10000 is above 4096: ntm_lbfgs is for that"):
-        ntm_bfgs(NtmBfgsSpec()).init(jax.random.key(0), theta)
-    ntm_lbfgs(NtmLbfgsSpec()).init(jax.random.key(0), theta)
+    """Of a trained optimizer on a larger network, too."""
+    small, theta = jnp.zeros(3), jax.ShapeDtypeStruct((100, 100), jnp.float32)
+    for kind, spec, said in (
+        (ntm_bfgs, NtmBfgsSpec(), "N = 10000 is above 4096: ntm_lbfgs is for that"),
+        (ntm_lbfgs, NtmLbfgsSpec(), None),
+    ):
+        family = kind(spec)
+        begin = family.bind(family.init(jax.random.key(0), small)).init
+        if said is None:
+            jax.eval_shape(begin, theta)
+            continue
+        with pytest.raises(ValueError, match=said):
+            jax.eval_shape(begin, theta)
 
 
 def test_an_update_is_at_most_twice_as_long_as_the_one_before():
