@@ -97,6 +97,7 @@ def build(config: Config) -> Experiment:
     try:
         built = Experiment(config, problem, registry.optimizer.build(config.optimizer), jax.random.key(config.seed))
         phi = jax.eval_shape(built.phi)
+        jax.eval_shape(lambda phi, theta: built.optimizer.bind(phi).init(theta), phi, built.theta())  # it may not fit theta
         if problem.plain is not None and built.optimizer.start is not None:
             raise ValueError(f"it learns where theta begins, and {config.problem.kind} is evaluated on another theta")
     except ValueError as error:
