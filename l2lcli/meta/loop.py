@@ -155,8 +155,9 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         # Rates are an argument, so that another number of episodes or another schedule is the same program.
         return dispatched(root, state, data, count, np.asarray(rates(np.asarray(state.step))))
 
-    on = [validation(problem, optimizer, spec.judged(stage)) for stage in range(len(spec.stages))]  # compiled when called
-    validate = lambda root, phi, data, stage=0: on[stage](root, phi, data)
+    judged = [spec.judged(stage).horizon for stage in range(len(spec.stages))]
+    on = {length: validation(problem, optimizer, spec.judged(judged.index(length))) for length in judged}  # compiled when called
+    validate = lambda root, phi, data, stage=0: on[judged[stage]](root, phi, data)
     return MetaTraining(jax.jit(init), place, everywhere, advance, validate, per_episode, limit)
 
 
@@ -180,7 +181,8 @@ def run(
     Rows hold no clock times, so that a resumed run's are bit-equal to an uninterrupted one's: {"step", "episode", "loss",
     "grad_norm", "skipped", "learning_rate"} per episode, loss being the mean over tasks of Σ_{t=1}^T w_t f(theta_t);
     {"step", "episode", "validation_loss", "best"} per validation, loss being `validate`'s; of a mixture also "validation", the
-    losses of its members; of a curriculum also "horizon", that which was validated on.
+    losses of its members; of a curriculum also "horizon", that which was validated on. A curriculum's best phi of one horizon is
+    not "best" once more where it is validated on the next.
     """
     schedule = learning_rate(spec.meta_optimizer, spec.meta_steps)
     step, total = int(state.step), spec.meta_steps
@@ -212,8 +214,8 @@ def run(
             rows.append(row)
             if finished is None and spec.patience is not None and record.stale >= spec.patience:
                 if stage(state.inner) + 1 < len(spec.stages):
-                    state, record, row = _next_stage(meta, spec, root, state, record, validation, step)
-                    rows.append(row)
+                    state, record, more = _next_stage(meta, spec, root, state, record, validation, step)
+                    rows += more
                 else:
                     finished = "stopped early"
         yield Chunk(state, record, rows, step, finished)
@@ -235,12 +237,17 @@ def _episode_row(pending: list[list[float]], step: int, per_episode: int, rate: 
     }
 
 
-def _next_stage(meta, spec, root, state, record, data, step) -> tuple[MetaState, Record, dict[str, Any]]:
-    """The curriculum's next horizon, from the best phi at this one, which is validated on the horizon now judged by."""
+def _next_stage(meta, spec, root, state, record, data, step) -> tuple[MetaState, Record, list[dict[str, Any]]]:
+    """The curriculum's next horizon, from the best phi at this one, and a meta-optimizer that knows nothing of where it led from
+    there; and a row of that phi's validation, if it is now judged on another horizon."""
     phi = jax.tree.map(lambda best, now: jax.device_put(np.array(best), now.sharding), record.best, state.phi)
-    state = state._replace(phi=phi, inner=further(state.inner))
-    record, row = _validated(meta, spec, root, state, record._replace(best_loss=math.inf, stale=0), data, step)
-    return state, record._replace(stale=0), row
+    begun = jax.tree.map(jnp.zeros_like, state.opt)  # as Optax's SGD and Adam, with a clip before them, begin
+    before, inner = spec.judged(stage(state.inner)).horizon, further(state.inner)
+    state, record = state._replace(phi=phi, opt=begun, inner=inner), record._replace(stale=0)
+    if spec.judged(stage(inner)).horizon == before:
+        return state, record, []
+    record, row = _validated(meta, spec, root, state, record._replace(best_loss=math.inf), data, step)
+    return state, record._replace(stale=0), [row | {"best": False}]
 
 
 def _validated(meta, spec, root, state, record, data, step) -> tuple[Record, dict[str, Any]]:

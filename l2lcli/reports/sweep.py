@@ -32,10 +32,11 @@ on other seeds has no say in it, and so still tells how good the chosen one is.<
 
 
 class Validated(NamedTuple):
-    """The lowest validation loss of a run, and the episode that it was at."""
+    """The lowest validation loss of a run, and the episode that it was at; of a curriculum's, on the longest horizon reached."""
 
     loss: float
     episode: int
+    horizon: int = 0  # of a curriculum
 
 
 class Row(NamedTuple):
@@ -69,11 +70,11 @@ class Best(NamedTuple):
 def validation(folder: Path) -> Validated | None:
     """What a run's metrics.jsonl has as its lowest validation loss; None before there is one. Raises RunError."""
     found = [
-        Validated(loss, int(row.get("episode", 0)))
+        Validated(loss, int(row.get("episode", 0)), int(row.get("horizon", 0)))
         for row in tables.read_metrics(folder / "metrics.jsonl")
         if (loss := finite(row.get("validation_loss"))) is not None
     ]
-    return min(found, key=lambda each: each.loss) if found else None
+    return min(found, key=lambda each: (-each.horizon, each.loss)) if found else None
 
 
 def read(sweep: Sweep) -> dict[str, list[Row]]:
@@ -86,14 +87,19 @@ def read(sweep: Sweep) -> dict[str, list[Row]]:
 
 
 def best(rows: list[Row]) -> Best | None:
-    """The point of the lowest validation loss, of the setting of the lowest mean where seeds vary; None before there is one."""
-    done = {row.point.name: row.loss for row in rows if row.loss is not None}
+    """The point of the lowest validation loss, of the setting of the lowest mean where seeds vary; None before there is one.
+
+    Of curricula only those that came as far as any of them: a loss summed over a shorter horizon is another thing.
+    """
+    found = {row.point.name: row.found for row in rows if row.found and row.loss is not None}
+    farthest = max((each.horizon for each in found.values()), default=0)
+    done = {name: each.loss for name, each in found.items() if each.horizon == farthest}
     if not done:
         return None
     if SEED not in rows[0].point.values:
         name = min(done, key=lambda name: done[name])
         return Best(name, None, [done[name]])
-    whole = {text: own for text, own in settings(rows).items() if all(row.loss is not None for row in own)}
+    whole = {text: own for text, own in settings(rows).items() if all(row.point.name in done for row in own)}
     if not whole:
         return None
     text = min(whole, key=lambda text: float(np.mean([done[row.point.name] for row in whole[text]])))

@@ -82,6 +82,23 @@ def test_without_seeds_it_is_the_lowest(tmp_path):
     assert "2 of 3 points are done, 1 stopped. Best by validation: rate=0.01, 2.000." in reports.text(sweep)
 
 
+def test_curricula_are_compared_on_their_longest_horizon(tmp_path):
+    """The point that never left the short one has the lowest loss of all, and none that counts."""
+    losses = [({"train.rate": rate}, [1.0], "done") for rate in RATES]
+    sweep = made(tmp_path / "s", losses, {"train.rate": {"values": [*RATES]}})
+    validations = {
+        "rate=0.001": [(200, 3.0), (500, 9.0), (500, 8.0)],
+        "rate=0.01": [(200, 4.0), (500, 7.0)],
+        "rate=0.1": [(200, 2.0)],
+    }
+    for name, rows in validations.items():
+        lines = [{"step": i, "episode": i, "horizon": of, "validation_loss": loss} for i, (of, loss) in enumerate(rows)]
+        (tmp_path / "s" / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (rows,) = reports.read(sweep).values()
+    assert rows[0].found == reports.Validated(8.0, 2, 500)
+    assert reports.best(rows) == reports.Best("rate=0.01", None, [7.0])
+
+
 def test_before_anything_is_done(tmp_path):
     sweep = made(tmp_path / "s", [({"seed": seed}, [], "waiting") for seed in range(2)], {"seed": {"values": [0, 1]}})
     assert "0 of 2 points are done, 2 waiting." in reports.text(sweep)
