@@ -107,7 +107,7 @@ class Problem(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """How optimizees that are images are looked at; each image is [h, w, 3], red, green and blue in 0 … 1.
+    """How optimizees that are images are looked at; each image is [h, w, 3], red, green and blue in 0 … 1, cut to that.
 
     Attributes:
       given: task -> named images, what was asked for.

@@ -64,6 +64,8 @@ def drawings(built: Experiment) -> list[Drawing]:
     said = "The meta-gradient is the derivative of the meta-loss by phi."
     if perturbed:
         said = f"{spec.kind} derives nothing: it compares the meta-losses of perturbed phi."
+    if train.imitation is not None:
+        said += " What the optimizer learns from watching another one (train.imitation) is not in it."
     problem = member.problem
     judged = averaged(problem, getattr(spec, "batches", 1))
     theta = tuple(leaf.shape for leaf in jax.tree.leaves(built.theta()))

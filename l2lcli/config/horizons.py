@@ -16,7 +16,7 @@ def drawn_horizons(config: Config, window: int) -> Iterator[Finding]:
         yield Finding((*at, "shortest"), message, (("train", "estimator", "window"), ("train", "horizon")))
     if config.train.weights == "last" or isinstance(config.train.weights, list):
         yield Finding(
-            ("train", "weights"), "tasks with horizons of their own have no common steps: all, or {last: share}", (at,)
+            ("train", "weights"), "tasks with horizons of their own have no common steps: all, window, or {last: share}", (at,)
         )
     if config.few_shot:
         yield Finding(at, "not for few-shot problems, whose episodes are as long as their number of updates")

@@ -70,11 +70,11 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def _read(path: Path) -> Any:
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return ImageOps.exif_transpose(image).convert("RGB")  # as a camera that was held upright says
     except MemoryError:
         raise
     except FileNotFoundError:

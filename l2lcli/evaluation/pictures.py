@@ -70,4 +70,4 @@ def gallery(made: Mapping[str, Mapping[str, Any]], steps: int) -> Gallery:
 
 def in_bytes(image: jax.Array) -> jax.Array:
     """0 … 1 to 0 … 255; what is not finite is black."""
-    return jnp.round(255 * jnp.clip(jnp.nan_to_num(image), 0, 1)).astype(jnp.uint8)
+    return jnp.round(255 * jnp.clip(jnp.where(jnp.isfinite(image), image, 0), 0, 1)).astype(jnp.uint8)

@@ -39,7 +39,8 @@ def respond(
       steps: T.
 
     Returns:
-      "steps" [K], which were looked at; "edges" [B + 1] of bins of log10 |gradient|; "count" [K, B] coordinates in each;
+      "steps" [K], which were looked at; "edges" [B + 1] of bins of log10 |gradient|; "count" [K, B] coordinates in each, of all
+      optimizees together, those outside the bins left out;
       "size/<name>" [K, B] the mean of |update| over these, not a number where there are none; "opposed/<name>" [K] of all but
       the first: the share of coordinates that the first moves the other way, of those that both move.
     """
@@ -76,8 +77,8 @@ def respond(
         for name, update in state.updates.items():
             found[f"size/{name}"] = inside.astype(update.dtype) @ jnp.abs(update)
             if name != first:
-                product = update * state.updates[first]
-                found[f"opposed/{name}"] = (product < 0).sum() / jnp.maximum((product != 0).sum(), 1)
+                sides = jnp.sign(update) * jnp.sign(state.updates[first])  # a product of small updates would be 0
+                found[f"opposed/{name}"] = (sides < 0).sum() / jnp.maximum((sides != 0).sum(), 1)
         return found
 
     @jax.jit

@@ -156,7 +156,8 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         return dispatched(root, state, data, count, np.asarray(rates(np.asarray(state.step))))
 
     judged = [spec.judged(stage).horizon for stage in range(len(spec.stages))]
-    on = {length: validation(problem, optimizer, spec.judged(judged.index(length))) for length in judged}  # compiled when called
+    # Compiled when called, and once where two stages are judged on the same horizon.
+    on = {length: validation(problem, optimizer, spec.judged(judged.index(length))) for length in judged}
     validate = lambda root, phi, data, stage=0: on[judged[stage]](root, phi, data)
     return MetaTraining(jax.jit(init), place, everywhere, advance, validate, per_episode, limit)
 
@@ -181,8 +182,8 @@ def run(
     Rows hold no clock times, so that a resumed run's are bit-equal to an uninterrupted one's: {"step", "episode", "loss",
     "grad_norm", "skipped", "learning_rate"} per episode, loss being the mean over tasks of Σ_{t=1}^T w_t f(theta_t);
     {"step", "episode", "validation_loss", "best"} per validation, loss being `validate`'s; of a mixture also "validation", the
-    losses of its members; of a curriculum also "horizon", that which was validated on. A curriculum's best phi of one horizon is
-    not "best" once more where it is validated on the next.
+    losses of its members; of a curriculum also "horizon", that which was validated on, and its best phi of one horizon is not
+    "best" once more where it is validated on the next. With imitation "loss" has the teacher's part in it, times its weight.
     """
     schedule = learning_rate(spec.meta_optimizer, spec.meta_steps)
     step, total = int(state.step), spec.meta_steps
@@ -238,8 +239,8 @@ def _episode_row(pending: list[list[float]], step: int, per_episode: int, rate: 
 
 
 def _next_stage(meta, spec, root, state, record, data, step) -> tuple[MetaState, Record, list[dict[str, Any]]]:
-    """The curriculum's next horizon, from the best phi at this one, and a meta-optimizer that knows nothing of where it led from
-    there; and a row of that phi's validation, if it is now judged on another horizon."""
+    """The curriculum's next horizon, from the best phi at this one, with a meta-optimizer that knows nothing of where it led
+    from there; and a row of that phi's validation, if it is now judged on another horizon."""
     phi = jax.tree.map(lambda best, now: jax.device_put(np.array(best), now.sharding), record.best, state.phi)
     begun = jax.tree.map(jnp.zeros_like, state.opt)  # as Optax's SGD and Adam, with a clip before them, begin
     before, inner = spec.judged(stage(state.inner)).horizon, further(state.inner)

@@ -58,7 +58,8 @@ def whole() -> Memory:
 
     def identity(theta):
         if theta.size > LARGEST:
-            raise ValueError(f"ntm_bfgs remembers N x N numbers, and N = {theta.size} is above {LARGEST}: ntm_lbfgs is for that")
+            size = f"N x N numbers, and N = {theta.size} is above {LARGEST}"
+            raise ValueError(f"ntm_bfgs remembers {size}: ntm_lbfgs is for that")
         return jnp.eye(theta.size, dtype=theta.dtype)
 
     return Memory(

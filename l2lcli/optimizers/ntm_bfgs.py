@@ -97,12 +97,13 @@ def _family(spec: NtmBfgsSpec | NtmLbfgsSpec, memory: Memory) -> LearnedOptimize
 
     The controller is an LSTM with averaging cells. It knows V vectors of coordinates: the gradient, its difference from the one
     before, the step before, and the reads; each divided by its root mean square (the difference by the sum of both gradients').
-    The LSTM is shown them and the logarithms of the sizes of gradient, step and reads. All that the controller says, the update, the keys and both sides
-    of every write, is a combination of the vectors, whose weights are linear read-outs of the LSTM: BFGS is made of the same
-    vectors, weighed by functions of averages. The update has the step as it was, and the others in units of the gradient, times
-    `rate`. What is written is divided by N, so that a read weighs by averages, not by sums. Since the vectors are of unit size,
-    the memory grows at most in proportion to the steps: what was read has no say in how much is written. `growth` stands in for
-    a line search: without it a run whose gradients are next to nothing is now and then thrown far away.
+    The LSTM is shown them and the logarithms of the sizes of gradient, step and reads. All that the controller says, the
+    update, the keys and both sides of every write, is a combination of the vectors, whose weights are linear read-outs of the
+    LSTM: BFGS is made of the same vectors, weighed by functions of averages. The update has the step as it was, and the others
+    in units of the gradient, times `rate`. What is written is divided by N, so that a read weighs by averages, not by sums.
+    Since the vectors are of unit size, the memory grows at most in proportion to the steps: what was read has no say in how
+    much is written. `growth` stands in for a line search: without it a run whose gradients are next to nothing is now and then
+    thrown far away.
 
     phi: `lstm_<i>/{input [4H, inputs], recurrent [4H, H], bias [4H]}` and, for keys (V without the reads, R outputs) and act
     (1 + 2K outputs), `<head>/{kernel [outputs, V, H], bias [outputs, V]}`. At the start the keys are the gradient, the update

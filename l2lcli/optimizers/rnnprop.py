@@ -47,8 +47,9 @@ def rnnprop(spec: RnnpropSpec) -> LearnedOptimizer:
     """Build the family.
 
     With m the average of the gradient g and v that of its square, both corrected for their start at 0 as Adam's are, a
-    coordinate's update is output_scale · tanh(w · h + b), h the last LSTM layer's on ELU(A (m/√v, g/√v) + a). A gradient of
-    any scale gives the same update, and none is longer than output_scale.
+    coordinate's update is output_scale · tanh(w · h + b), h the last LSTM layer's on ELU(A (m/r, g/r) + a), r = √v + epsilon.
+    Gradients far above epsilon give the same update at any scale (above 1e19 their squares are no float32), and no update is
+    longer than output_scale.
 
     phi: `features/{kernel [F, 2], bias [F]}`, `lstm_<i>/{input [4H, inputs], recurrent [4H, H], bias [4H]}` as of `lstm`, and
     `readout/{kernel [H], bias ()}`. Memory: 2 · layers · H + 2 numbers per coordinate.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import jax
     import numpy as np
 
-CHANNELS = (16, 32, 64, 64)  # of the network with random kernels
+CHANNELS = (16, 32, 48, 64)  # of the network with random kernels
 
 
 def random_layers() -> list[tuple[np.ndarray, np.ndarray]]:

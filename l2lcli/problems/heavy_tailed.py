@@ -25,7 +25,7 @@ class HeavyTailedSpec(ProblemSpec):
     the mean is the gradient; null: all."""
     noise: float = Field(default=0.1, ge=0)
     """Scale of the noise on a coordinate's gradient."""
-    tail: float = Field(default=1.5, gt=0, le=1000)
+    tail: float = Field(default=1.5, ge=0.5, le=1000)
     """Degrees of freedom: up to 2 the variance is infinite; 1 is Cauchy noise, which has no mean."""
     start_scale: float = Field(default=1.0, ge=0)
     """theta_0 ~ N(0, start_scale²)."""

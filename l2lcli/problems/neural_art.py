@@ -71,8 +71,7 @@ def neural_art(spec: NeuralArtSpec, raw_dir: str | None = None) -> Problem:
         content = mean (F - P)²     style = mean over layers of mean (G - A)²     variation = mean (theta - its neighbour)²
 
     over channels and places, over pairs of channels, over colours and neighbours to the right and below. f is their weighted
-    sum times the number of pixels over 1,024: of order 1 at the start, and a pixel's gradient has the same size in a small
-    image and in a large one.
+    sum times the number of pixels over 1,024, so that a pixel's gradient hardly hangs on the size of the image.
 
     theta: {"image": [size, size, 3]}, a pixel being .5 + .25 theta; task: "content" and "style", uint8 images, "target" P and
     "grams" A; batch: "target" and "grams", and "features", the network. The splits "train", "validation" and "test" have
@@ -134,7 +133,7 @@ def neural_art(spec: NeuralArtSpec, raw_dir: str | None = None) -> Problem:
     data = {split: {"content": jnp.asarray(images), **shared} for split, images in contents.items()}
     pictures = Pictures(
         given=lambda task: {name: task[name].astype(jnp.float32) / 255 for name in ("content", "style")},
-        made=lambda theta: jnp.clip(MIDDLE + SPREAD * theta["image"], 0, 1),
+        made=lambda theta: MIDDLE + SPREAD * theta["image"],
     )
     digest = hashlib.sha256(style.tobytes() + b"".join(images.tobytes() for images in contents.values()))
     provenance = {**provenance, "pictures": digest.hexdigest()[:16], "features": kernels.fingerprint}

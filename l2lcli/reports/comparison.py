@@ -19,7 +19,7 @@ from l2lcli.evaluation.summary import Entry, Metric, Part, Summary
 from l2lcli.reports import curves, few_shot, tables
 from l2lcli.reports.figures.drawing import save
 from l2lcli.reports.figures.heatmap import Cell, cell, heatmap
-from l2lcli.reports.figures.losses import loss_figure
+from l2lcli.reports.figures.losses import SAME, loss_figure
 from l2lcli.reports.html import html_figure, html_table, page
 from l2lcli.runs.files import RunError, read_text
 
@@ -120,9 +120,11 @@ def _meaning(path: Path) -> tuple[str, int]:
     listed, _ = parse((read_text(path) or "").encode(), str(path))
     written = unplaced(listed) if listed else None
     if isinstance(written, dict) and written.get("imports"):  # nothing is imported for a report
-        train = written.get("train") or {}
+        train, seed = written.get("train") or {}, written.get("seed") or 0
+        if not (isinstance(train, dict) and isinstance(seed, int)):
+            raise ConfigError([f"{path}: damaged"])
         own = {"seed": 0, "data": None, "train": {**train, "init_from": bool(train.get("init_from"))}}
-        return json.dumps({**written, **own}, sort_keys=True), int(written.get("seed") or 0)
+        return json.dumps({**written, **own}, sort_keys=True), seed
     config = configs.load(path)
     # One that continues a run continues that of its own seed.
     own = {"data.raw_dir": None} | ({"train.init_from": "its own"} if config.train.init_from else {})
@@ -138,7 +140,10 @@ def _spread(ratios: list[float | None]) -> str:
 
 
 def _learned_curves(runs: Evaluated, beside: Path) -> Iterator[str]:
-    """The learned optimizers of runs on the same problem over each other, whatever its name, and the best baseline."""
+    """The learned optimizers of runs on the same problem over each other, whatever its name, and the best baseline.
+
+    Runs of other seeds are on other networks of that problem; no baseline is drawn beside those.
+    """
     alike: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     rivals: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     titles: dict[tuple[int, bytes], str] = {}
@@ -155,8 +160,11 @@ def _learned_curves(runs: Evaluated, beside: Path) -> Iterator[str]:
     for (label, steps), group in alike.items():
         if len(group) > 1:
             seeds = max(map(len, group.values()))
-            drawn = rivals.get((label, steps), {}) | group
+            apart = len({losses[:, 0].tobytes() for losses in group.values()}) > 1
+            drawn = ({} if apart else rivals.get((label, steps), {})) | group
             together = Part(problem=label, steps=steps, seeds=seeds, optimizers={name: Entry() for name in drawn})
             figure = loss_figure(_file("compare", label, str(steps)), f"{label}, the learned optimizers", together, drawn)
+            if figure and apart:
+                figure = figure._replace(caption=figure.caption.replace(SAME, "others for every run"))
             if figure:
                 yield html_figure(figure, save(figure, beside))

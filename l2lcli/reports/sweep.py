@@ -32,7 +32,7 @@ on other seeds has no say in it, and so still tells how good the chosen one is.<
 
 
 class Validated(NamedTuple):
-    """The lowest validation loss of a run, and the episode that it was at; of a curriculum's, on the longest horizon reached."""
+    """The lowest validation loss of a run, of a curriculum on the longest horizon reached, and the episode that it was at."""
 
     loss: float
     episode: int

@@ -265,7 +265,7 @@ def test_what_is_written_does_not_depend_on_the_size_of_gradients_or_of_reads():
         state, updates = fed(family, scale * grads, phi)
         moved.append(np.linalg.norm(state.memory - np.eye(5)))
         assert np.abs(updates[:5]).max() < scale
-    assert 0.1 < min(moved) and max(moved) < 5  # of 200 steps with two writes each; what is shown are logarithms of sizes, too
+    assert min(moved) > 0.1 and max(moved) < 5  # of 200 steps with two writes each; what is shown are logarithms of sizes, too
     loud = fed(ntm_bfgs(NtmBfgsSpec(rate=0.1, write_scale=5.0, **SMALL)), grads, phi)[0]
     assert np.linalg.norm(loud.memory - np.eye(5)) > 5  # so that without the division by N it would be more
 

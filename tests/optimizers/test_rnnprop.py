@@ -10,7 +10,7 @@ from l2lcli.inner.flat import flat
 from l2lcli.optimizers.rnnprop import RnnpropSpec, rnnprop
 from l2lcli.problems.quadratic import QuadraticSpec
 
-SMALL = RnnpropSpec(features=4, hidden=3)
+SMALL = RnnpropSpec(features=4, hidden=3, decays=[0.9, 0.99])
 
 
 def sigmoid(a):
@@ -24,10 +24,9 @@ def by_hand(phi, grads):
         m = v = 0.0
         h, c = [np.zeros(3), np.zeros(3)], [np.zeros(3), np.zeros(3)]
         for t, g in enumerate(grads[:, n]):
-            m, v = 0.95 * m + 0.05 * g, 0.95 * v + 0.05 * g**2
-            correction = 1 - 0.95 ** (t + 1)
-            root = np.sqrt(v / correction) + 1e-8
-            x = phi["features"]["kernel"] @ [m / correction / root, g / root] + phi["features"]["bias"]
+            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+            root = np.sqrt(v / (1 - 0.99 ** (t + 1))) + 1e-8
+            x = phi["features"]["kernel"] @ [m / (1 - 0.9 ** (t + 1)) / root, g / root] + phi["features"]["bias"]
             x = np.where(x > 0, x, np.exp(x) - 1)
             for i in range(2):
                 of = phi[f"lstm_{i}"]
@@ -44,6 +43,8 @@ def test_updates_are_those_of_the_formulas():
     grads[:2, 0] = 0
     phi = family.init(jax.random.key(0), jnp.zeros(3))
     assert {name: leaf.shape for name, leaf in phi["features"].items()} == {"kernel": (4, 2), "bias": (4,)}
+    rng = np.random.default_rng(1)  # no bias at 0, where it begins
+    phi = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), phi)
     phi["readout"]["kernel"] *= 5  # so that the tanh is not the identity
     tx = family.bind(phi)
     run = jax.jit(lambda grads: jax.lax.scan(lambda state, g: tx.update(g, state)[::-1], tx.init(grads[0]), grads)[1])

@@ -13,6 +13,7 @@ from l2lcli.reports import tables
 from l2lcli.reports.figures.drawing import INK, LEARNED, NAMED, OTHERS, Figure, log_ticks
 from l2lcli.reports.figures.lines import Line, draw_lines
 
+SAME = "the same for every optimizer"  # of the seeds
 LONG = 5000  # steps, from which on their axis is logarithmic: else all that happens early is one vertical line
 
 
@@ -41,7 +42,7 @@ def loss_figure(name: str, label: str, part: Part, curves: dict[str, np.ndarray]
                 lines.append(Line(shown, colour, width, x, curves[c], dashed=shown is None))
     title = f"{label}: {steps:,} steps, {seeds} seed{'s' * (seeds != 1)}"
     against = f"wall-clock time of one optimizee alone (step × median time of a step, {unit})" if seconds else "optimizee steps"
-    over = "one seed" if seeds == 1 else f"median and interquartile band over {seeds} seeds, the same for every optimizer"
+    over = "one seed" if seeds == 1 else f"median and interquartile band over {seeds} seeds, {SAME}"
     caption = f"{label}: loss f(θ) against {against}, logarithmic scale; {over}."
     if any(line.dashed for line in lines):
         caption += " Solid: learning rate tuned for the final loss; thin dashed: for the summed loss, where that rate differs."

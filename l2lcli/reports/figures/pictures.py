@@ -45,7 +45,8 @@ def read(folder: Path, name: str) -> Pictured | None:
         shapes = {f"given/{name}": (tasks, height, width, 3) for name in given}
         shapes |= {f"made/{name}": (tasks, len(steps), height, width, 3) for name in optimizers}
         sound = all(arrays[key].shape == shape and arrays[key].dtype == np.uint8 for key, shape in shapes.items())
-        if not (sound and tasks and optimizers and all(isinstance(step, int) for step in steps)):
+        sound &= bool(tasks and height and width and steps and optimizers)
+        if not (sound and all(isinstance(step, int) for step in steps)):
             raise ValueError
     except (KeyError, TypeError, ValueError, IndexError):
         raise RunError(f"{path}: damaged: images or names are missing, or of another shape") from None
@@ -62,7 +63,8 @@ def figure(folder: Path, name: str, label: str, part: Part, variant: str | None 
     optimizers = [n for n in known if n == part.learned] + [n for n in known if n != part.learned]
     title = f"{label}: images"
     caption = f"{', '.join(given)}, and the image by each optimizer after {', '.join(map(str, steps))} steps, from the same"
-    caption += " start; baselines at rates tuned for the final loss. The first optimizees that are reported, not chosen by eye."
+    caption += " start; baselines that have a learning rate at one tuned for the final loss. The first optimizees that are"
+    caption += " reported, not chosen by eye."
 
     def draw() -> Any:
         from matplotlib.figure import Figure as Canvas
