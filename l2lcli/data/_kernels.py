@@ -20,6 +20,7 @@ from l2lcli.data.source import DataError
 if TYPE_CHECKING:
     import numpy as np
 
+PARTS = ("/kernel", "/bias", ".weight", ".bias")
 TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 SHIPPED = Path(__file__).parent.parent / "shipped"  # in the package: <name>.safetensors
 
@@ -47,7 +48,7 @@ def load(path: Path) -> Kernels:
     while found := _layer(arrays, len(layers)):
         kernel, bias = found
         name = f"{path}: conv{len(layers)}"
-        if kernel.ndim != 4 or kernel.shape[:3] != (3, 3, inputs):
+        if kernel.ndim != 4 or kernel.shape[:3] != (3, 3, inputs) or not kernel.shape[3]:
             raise DataError(f"{name} has a kernel {list(kernel.shape)}, not [3, 3, {inputs}, out]")
         if bias.shape != kernel.shape[3:]:
             raise DataError(f"{name} has a bias {list(bias.shape)}, not [{kernel.shape[3]}]")
@@ -55,6 +56,8 @@ def load(path: Path) -> Kernels:
         inputs = kernel.shape[3]
     if not layers:
         raise DataError(f"{path}: neither conv0/kernel and conv0/bias nor conv0.weight and conv0.bias in it")
+    if left := sorted(set(arrays) - {f"conv{i}{part}" for i in range(len(layers)) for part in PARTS}):
+        raise DataError(f"{path}: {left[0]} without its partner, or without the layer below")
     return Kernels(layers, hashlib.sha256(data).hexdigest()[:16])
 
 

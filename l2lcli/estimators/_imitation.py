@@ -140,8 +140,11 @@ def imitating(learner: Estimator, watched: Estimator, weight: Callable[[jax.Arra
 
         def more():
             apart, watching = watched.estimate(own(key), phi, data, state.watched)
-            grad = jax.tree.map(lambda ours, theirs: ours + now * theirs, found.grad, apart.grad)
-            return found._replace(grad=grad, loss=found.loss + now * apart.loss), watching
+            # A teacher that diverged has nothing to teach; the meta-loss's own gradient is sound all the same.
+            sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((apart.grad, apart.loss))]).all()
+            taught = lambda ours, theirs: jnp.where(sound, ours + now * theirs, ours)
+            grad, loss = jax.tree.map(taught, (found.grad, found.loss), (apart.grad, apart.loss))
+            return found._replace(grad=grad, loss=loss), watching
 
         found, watching = jax.lax.cond(now > 0, more, lambda: (found, state.watched))
         return found, Imitating(after, watching, state.step)

@@ -104,7 +104,10 @@ def neural_art(spec: NeuralArtSpec, raw_dir: str | None = None) -> Problem:
 
     layers = [(jnp.asarray(kernel), jnp.asarray(bias)) for kernel, bias in kernels.layers]
     every = len(contents["train"]) // MEASURED
-    network = {"layers": layers, "scales": _scales(layers, theta_of(jnp.asarray(contents["train"][::every])))}
+    scales = _scales(layers, theta_of(jnp.asarray(contents["train"][::every])))
+    if dead := [i for i, scale in enumerate(scales) if not float(scale) > 0]:
+        raise ValueError(f"problem.features: layer {dead[0]} of {spec.features!r} answers to no image")
+    network = {"layers": layers, "scales": scales}
 
     def init(key, data):
         content_key, noise_key = jax.random.split(key)

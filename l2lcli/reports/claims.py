@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import model_validator
 
 from l2lcli.base import Spec
 from l2lcli.evaluation import statistics
@@ -52,6 +53,21 @@ class Claim(Spec):
     """The claim of a number: so much at least."""
     below: float | None = None
     """The claim of a number: so much at most."""
+
+    @model_validator(mode="after")
+    def _meant(self):
+        """What would not be looked at is refused, not passed over."""
+        bounded = self.above is not None or self.below is not None
+        if bounded != (self.number is not None):
+            raise ValueError("a number needs above or below, and these need a number")
+        scored = self.wins is not None or self.task is not None
+        alone = scored or self.number is not None
+        others = [name for name in ("variant", "optimizer", "against", "rival") if getattr(self, name) is not None]
+        if alone and others:
+            raise ValueError(f"{others[0]} has no say in a score or a number")
+        if scored and self.metric not in ("final", "time"):
+            raise ValueError(f"a score knows no metric {self.metric}")
+        return self
 
 
 def table(path: Path) -> list[list[str]]:
@@ -110,7 +126,7 @@ def _row(root: Path, claim: Claim) -> list[str]:
     if claim.metric == "accuracy":
         return _accuracy(root, claim)
     first = [claim.claim, claim.published, MEASURES[claim.metric]]
-    found = _found(root / claim.run, root / claim.against if claim.against else None, claim)
+    found = _found(root / claim.run, _of_seed(root, claim, root / claim.run), claim)
     if found is None:
         return [*first, "-", NOT_MEASURED]
     others = [other.point() for other in _other_seeds(root, claim)]
@@ -125,12 +141,15 @@ def _wins(root: Path, claim: Claim, least: int) -> list[str]:
     timed = claim.metric == "time"
     first = [claim.claim, claim.published, "problems won" + ", equal time" * timed]
     scores = [score for folder in (root / claim.run, *_seeds(root / claim.run)) if (score := read_json(folder / "score.json"))]
-    found = [(score.get("equal_time") if timed else score, len(score["tasks"])) for score in scores]
-    known = [(of, tasks) for of, tasks in found if of]
-    if not known:
+    try:
+        found = [(score.get("equal_time") if timed else score, len(score["tasks"])) for score in scores]
+        counted = [(int(of["wins"]), int(of["undecided"]), tasks) for of, tasks in found if of]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise RunError(f"{root / claim.run}: score.json is damaged") from None
+    if not counted:
         return [*first, "-", NOT_MEASURED]
-    counts = [of["wins"] for of, _ in known]
-    shown = f"{counts[0]} of {known[0][1]}, {known[0][0]['undecided']} undecided"
+    counts = [wins for wins, *_ in counted]
+    shown = f"{counts[0]} of {counted[0][2]}, {counted[0][1]} undecided"
     if len(counts) > 1:
         shown += f"; other meta-training seeds {', '.join(map(str, counts[1:]))}"
     return [*first, shown, _verdict([count >= least for count in counts], len(counts) > 1)]
@@ -155,7 +174,7 @@ def _accuracy(root: Path, claim: Claim) -> list[str]:
     first = [claim.claim, claim.published, "accuracy"]
     found = []
     for folder in (root / claim.run, *_seeds(root / claim.run)):
-        beside = root / claim.against / (folder.name if folder != root / claim.run else "") if claim.against else folder
+        beside = _of_seed(root, claim, folder) or folder
         if (pair := numbers.accuracies((folder, claim.optimizer), (beside, claim.rival))) is not None:
             found.append(pair)
     if not found:
@@ -181,26 +200,28 @@ def _seeds(folder: Path) -> list[Path]:
     return [*sorted(folder.glob("seed-*")), *sorted(folder.parent.glob(f"{folder.name}-seed-*"))]
 
 
+def _of_seed(root: Path, claim: Claim, folder: Path) -> Path | None:
+    """The result of `against` with the meta-training seed of this one of `run`; None without `against`."""
+    if claim.against is None:
+        return None
+    other, seed = root / claim.against, folder.name.rpartition("seed-")[2] if folder != root / claim.run else None
+    places = [other] if seed is None else [other / f"seed-{seed}", other.parent / f"{other.name}-seed-{seed}"]
+    return next((place for place in places if place.is_dir()), places[0])
+
+
 def _other_seeds(root: Path, claim: Claim) -> Iterator[LossRatio]:
     for folder in _seeds(root / claim.run):
-        if found := _found(folder, root / claim.against / folder.name if claim.against else None, claim):
+        if found := _found(folder, _of_seed(root, claim, folder), claim):
             yield found
 
 
 def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None:
     """None where there is no result, here or in `against`."""
     if claim.task is not None:
-        entry = (read_json(folder / "score.json") or {"tasks": {}})["tasks"].get(claim.task)
-        if entry is None or entry["verdict"] == "missing":
-            return None
-        finals = entry["finals"]
-        if claim.metric == "time":
-            if (timed := entry.get("equal_time")) is None:
-                return None
-            fields = {key: timed[key] for key in EqualTime.model_fields if key in timed}  # it has a verdict besides
-            return _equal_time(EqualTime.model_validate(fields, strict=False), finals["learned"])
-        rival = entry["baseline"]
-        return LossRatio(entry["ratio_final"], entry["ratio_final_ci"], finals["learned"], finals[rival], rival)
+        try:
+            return _of_task(read_json(folder / "score.json"), claim.task, claim.metric == "time")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise RunError(f"{folder}: score.json is damaged, or has no problem {claim.task!r}") from None
     if (summary := tables.read_summary(folder)) is None:
         return None
     part = summary if claim.variant is None else (summary.variants or {}).get(claim.variant)
@@ -215,7 +236,7 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
     own, name, best = curves.of(folder, claim.variant or part.problem), claim.optimizer or part.learned, claim.rival or best
     ours, theirs = own.get(name), own.get(best)
     if metric == "sum":
-        theirs = own.get(f"{best}@sum", theirs)
+        ours, theirs = own.get(f"{name}@sum", ours), own.get(f"{best}@sum", theirs)
     level = part.mean(name, "final")
     if against is not None:
         other = tables.read_summary(against)
@@ -234,6 +255,21 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
     samples = measure(ours), measure(theirs)
     ratio, interval = statistics.ratio_interval(*samples)
     return LossRatio(ratio, interval, float(samples[0].mean()), float(samples[1].mean()), rival)
+
+
+def _of_task(score: dict[str, Any] | None, task: str, timed: bool) -> LossRatio | None:
+    """Raises KeyError, TypeError, ValueError or AttributeError at what is no score."""
+    entry = None if score is None else score["tasks"][task]
+    if entry is None or entry["verdict"] == "missing":
+        return None
+    finals = entry["finals"]
+    if timed:
+        if (found := entry.get("equal_time")) is None:
+            return None
+        fields = {key: found[key] for key in EqualTime.model_fields if key in found}  # it has a verdict besides
+        return _equal_time(EqualTime.model_validate(fields, strict=False), finals["learned"])
+    rival = entry["baseline"]
+    return LossRatio(entry["ratio_final"], entry["ratio_final_ci"], finals["learned"], finals[rival], rival)
 
 
 def _equal_time(timed: EqualTime, ours: float | None) -> LossRatio | None:

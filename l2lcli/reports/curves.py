@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from l2lcli.evaluation.statistics import LAST
 from l2lcli.runs.files import RunError, faults
 
 COLUMNS = ["optimizer", "seed", "step", "loss"]
@@ -52,10 +53,10 @@ def of(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def packed(curves: dict[str, np.ndarray], points: int) -> bytes:
-    """A .csv.xz of curves at no more than so many evenly spaced steps, the last one included, to four significant digits.
+    """A .csv.xz of curves at no more than so many evenly spaced steps and at the last ones, to four significant digits.
 
     Of a long run, whose axis is logarithmic, also at half as many whose logarithms are evenly spaced: else its first decades
-    would be one straight line.
+    would be one straight line. The last steps are those that a final loss on minibatches is the mean of.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -64,6 +65,7 @@ def packed(curves: dict[str, np.ndarray], points: int) -> bytes:
         last = losses.shape[1] - 1
         spaced = np.linspace(0, last, min(points, last + 1))
         early = np.geomspace(1, last, points // 2) if last > 20 * points else spaced[:0]
-        steps = np.unique(np.append(spaced, early).round().astype(int)).tolist()
+        ending = np.arange(max(0, last + 1 - LAST), last + 1)
+        steps = np.unique(np.concatenate([spaced, early, ending]).round().astype(int)).tolist()
         writer.writerows((name, seed, step, f"{of[step]:.4g}") for seed, of in enumerate(losses) for step in steps)
     return lzma.compress(text.getvalue().encode(), preset=9)

@@ -105,3 +105,18 @@ def test_tile_by_tile_is_the_same_as_whole():
             result, state = estimate(KEY, phi, (), state)
         found.append((result.loss, result.grad, state.opt))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), *found)
+
+
+def test_a_teacher_that_diverged_adds_nothing():
+    of = ImitationSpec(of="sgd", weight=1.0, until=1.0, learning_rate=1e25)
+    plain, both = (estimator(section(imitation=imitated), PROBLEM, LSTM, 1) for imitated in (None, of))
+    phi = LSTM.init(KEY, {"theta": jnp.zeros(3)})
+    states = [jax.jit(each.init)(KEY, phi, ()) for each in (plain, both)]
+    for _ in range(2):
+        found = []
+        for i, each in enumerate((plain, both)):
+            result, states[i] = jax.jit(each.estimate)(KEY, phi, (), states[i])
+            found.append((result.loss, result.grad))
+    assert not np.isfinite(states[1].watched.inner.value).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[1]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *found)

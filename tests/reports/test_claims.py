@@ -131,6 +131,47 @@ def test_other_seeds_of_two_runs_are_paired(tmp_path):
     assert rows(tmp_path, compared)[0][3].endswith("; other meta-training seeds 0.750, 1.50")
 
 
+@pytest.mark.parametrize("layout", ["{}/seed-1", "{}-seed-1"])
+def test_other_seeds_are_paired_wherever_they_lie(tmp_path, layout):
+    losses = np.full((4, 4), 1.5)
+    for name, factor in [("a", 1), (layout.format("a"), 3), ("b", 2), (layout.format("b"), 4)]:
+        result(tmp_path / name, losses={"lstm": factor * losses + [0, 1, 1, 1] - [factor * 1.5, 0, 0, 0]})
+    assert rows(tmp_path, {"run": "a", "against": "b"})[0][3].endswith("; other meta-training seeds 0.786")  # 5.5 / 7
+
+
+def test_a_baseline_has_the_rate_of_the_measure(tmp_path):
+    losses = np.ones((4, 4))
+    result(
+        tmp_path / "a",
+        losses={"lstm": losses, "adam": 3 * losses - [2, 0, 0, 0], "sgd": 5 * losses, "sgd@sum": 2 * losses - [1, 0, 0, 0]},
+    )
+    found = rows(tmp_path, {"run": "a", "optimizer": "sgd", "rival": "lstm", "metric": "sum"})
+    assert found[0][3].startswith("5.00 / 3.00 (lstm)")  # 1 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        ({"number": "opposed/adam"}, "a number needs above or below"),
+        ({"above": 1.0}, "a number needs above or below"),
+        ({"task": "x", "rival": "adam"}, "rival has no say in a score"),
+        ({"wins": 3, "metric": "sum"}, "a score knows no metric sum"),
+    ],
+)
+def test_what_would_not_be_looked_at_is_refused(tmp_path, claim, said):
+    with pytest.raises(RunError, match=said):
+        rows(tmp_path, {"run": "a", **claim})
+
+
+@pytest.mark.parametrize("score", [{"tasks": {}}, {"tasks": {"x": {"verdict": "above"}}}, {"tasks": 1, "wins": "many"}])
+def test_a_damaged_score_is_one_line(tmp_path, score):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/score.json").write_text(json.dumps(score))
+    for claim in ({"wins": 1}, {"task": "x"}):
+        with pytest.raises(RunError, match=r"score\.json is damaged"):
+            rows(tmp_path, {"run": "a", **claim})
+
+
 def test_a_damaged_list_is_one_line(tmp_path):
     with pytest.raises(RunError, match="no such file"):
         claims.table(tmp_path / "none.yaml")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from l2lcli import config
+from l2lcli.evaluation import statistics
 from l2lcli.reports import curves, page, reference, tables
 from l2lcli.runs import trained
 from l2lcli.runs.artefact import read_artefact, write_artefact
@@ -122,6 +123,14 @@ def test_packed_curves_of_long_runs_keep_their_first_decades(tmp_path):
     losses = 1 / (1 + np.arange(10_001.0))[None]
     (tmp_path / "x.csv.xz").write_bytes(curves.packed({"adam": losses}, 101))
     np.testing.assert_allclose(curves.read(tmp_path / "x.csv.xz")["adam"], losses, rtol=0.03)
+
+
+def test_packed_curves_have_the_same_final_loss(tmp_path):
+    losses = np.random.default_rng(0).uniform(1, 2, (3, 2001)).round(3)
+    (tmp_path / "x.csv.xz").write_bytes(curves.packed({"adam": losses}, 51))
+    np.testing.assert_allclose(
+        statistics.final(curves.read(tmp_path / "x.csv.xz")["adam"], True), statistics.final(losses, True)
+    )
 
 
 def test_packed_curves_keep_what_diverged(tmp_path):
