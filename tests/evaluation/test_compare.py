@@ -166,3 +166,9 @@ def test_intervals_of_ten_networks_hold_the_truth_95_times_in_100():
     ratios = [statistics.ratio_interval(*pair)[1] for pair in draws]
     for intervals, inside in ((means, truth), (ratios, 1.0)):
         assert 0.92 <= np.mean([low <= inside <= high for low, high in intervals]) <= 0.97
+
+
+def test_an_interval_of_what_is_never_negative_ends_at_0():
+    heavy = np.append(np.zeros(3), 1.0)
+    assert statistics.mean_interval(heavy)[1][0] == 0 == statistics.ratio_interval(heavy, np.ones(4))[1][0]
+    assert statistics.mean_interval(heavy - 1e-6)[1][0] < -0.1  # what may be negative may have a mean below
