@@ -44,6 +44,8 @@ lint: .venv/installed  ## Check style, format and types
 figures: .venv/installed  ## Draw the figures that README.md and docs/ show again, from runs/reference
 	$(L2L) report --figures $$(grep -rhoE 'runs/reference/[a-z0-9/-]*/figures/' README.md docs --include=*.md | \
 	  sed 's|/figures/||' | grep -v /bench | sort -u)
+	$(L2L) report $(addprefix runs/reference/mnist-,long imitation curriculum rnnprop long-general) --out runs/mnist-10000.html
+	cp runs/mnist-10000/compare_mnist-long_10000.png docs/_static/mnist-10000.png
 	$(L2L) bench --scaling --draw --append runs/reference/bench/scaling.jsonl
 	$(L2L) bench --pays --draw --append runs/reference/bench/pays.jsonl
 	$(L2L) bench --draw --quality runs/reference/bench/quality.yaml
@@ -51,7 +53,8 @@ figures: .venv/installed  ## Draw the figures that README.md and docs/ show agai
 paper: .venv/installed  ## Run the experiments of the table of claims from nothing, and keep their results: many hours
 	$(L2L) sweep $(PAPER) $(PAPER_SET) --jobs 1  # one at a time: the times of a step are part of the results
 	$(L2L) report "$$(ls -d runs/paper/sweep-* | tail -n 1)" --save-reference
-	set -e; for name in mnist-architectures:mnist digits-variants:digits digits-long:digits digits-averages-long:digits-averages; do \
+	set -e; for name in mnist-architectures:mnist digits-variants:digits digits-long:digits digits-averages-long:digits-averages \
+	  mnist-long-general:general; do \
 	  $(L2L) eval $${name#*:} --config configs/$${name%:*}.yaml; $(L2L) report runs/evaluations/latest --save-reference; done
 	set -e; for name in digits digits-averages; do for seed in 1 2; do \
 	  $(L2L) eval runs/reference/$$name/seed-$$seed/optimizer.npz --config configs/$$name-long.yaml --set seed=$$seed; \
