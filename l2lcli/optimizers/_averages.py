@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SMALLEST = 1e-12  # added to the root, as Adam's epsilon
 P = 10.0  # the logarithm of the root is cut at -P and divided by it, as `log_sign` does with the gradient's
 
-Decay = Annotated[float, Field(gt=0, lt=1)]
+Decay = Annotated[float, Field(gt=0, le=0.99999)]  # nearer 1 a float32 cannot be told from it
 
 
 class AveragesSpec(Spec):
