@@ -64,9 +64,14 @@ def line_search(problem: Problem, name: str, keys: Key, steps: int, every: int, 
     problem = drawn_from(problem, "test")
     data = dict(problem.data)
     begin = jax.jit(lambda key, data: fresh(problem, hand("sgd"), {"log_learning_rate": jnp.float32(0)}, key, data, steps))
-    evaluate = jax.jit(
-        lambda theta, inner, data: jax.value_and_grad(problem.loss)(theta, problem.batch(inner.key, inner.task, data))
-    )
+    shapes = jax.eval_shape(begin, keys[0], data["train"]).theta
+    unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))[1]
+
+    @jax.jit
+    def evaluate(x, inner, data):
+        """f and its gradient [N] at x [N]: one program, whose time is part of what is reported."""
+        return jax.value_and_grad(lambda x: problem.loss(unravel(x), problem.batch(inner.key, inner.task, data)))(x)
+
     measured = problem.metrics is not None and "test" in data
 
     @jax.jit
@@ -78,17 +83,17 @@ def line_search(problem: Problem, name: str, keys: Key, steps: int, every: int, 
     for key in keys:
         progress.check()
         inner = begin(key, data["train"])
-        start, unravel = ravel_pytree(inner.theta)
-        jax.block_until_ready(evaluate(inner.theta, inner, data["train"]))
+        start = ravel_pytree(inner.theta)[0]
+        jax.block_until_ready(evaluate(start, inner, data["train"]))
         began = time.perf_counter()
-        found, points = _run(name, np.asarray(start), lambda x, i=inner, u=unravel: evaluate(u(x), i, data["train"]), steps)
+        found, points = _run(name, np.asarray(start), lambda x, i=inner: evaluate(x, i, data["train"]), steps)
         if len(found) > 1:
             seconds.append((time.perf_counter() - began) / len(found))
         best = np.minimum.accumulate(np.where(np.isfinite(found), found, np.inf))
         whole = np.append(best, np.full(steps + 1 - len(best), best[-1]))
         losses.append(np.where(np.isfinite(whole), whole, np.nan))
 
-        def reached(step: int, best=best, points=points, unravel=unravel, dtype=start.dtype) -> Any:
+        def reached(step: int, best=best, points=points, dtype=start.dtype) -> Any:
             first = int(np.argmax(best == best[min(step, len(best) - 1)]))
             return unravel(jnp.asarray(points[first], dtype))
 
@@ -115,10 +120,10 @@ def _run(name: str, start: np.ndarray, evaluate: Any, steps: int) -> tuple[np.nd
     def value_and_grad(x: np.ndarray):
         if len(losses) > steps:
             raise _SpentError
-        value, grad = evaluate(jnp.asarray(x, start.dtype))
+        value, grad = evaluate(np.asarray(x, start.dtype))
         losses.append(float(value))
         points.append(np.array(x))
-        return losses[-1], np.asarray(ravel_pytree(grad)[0], np.float64)
+        return losses[-1], np.asarray(grad, np.float64)
 
     try:
         with np.errstate(all="ignore"):
