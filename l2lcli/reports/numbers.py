@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from l2lcli.reports import tables
+from l2lcli.reports import curves, tables
 from l2lcli.reports.figures import gates, updates
 from l2lcli.runs.files import RunError, faults
 
@@ -21,15 +21,18 @@ def find(folder: Path, name: str) -> float | None:
     of the gradients, each bin of gradients weighted by its coordinates: 0 where updates do not hang on gradients, 1 where they
     are proportional. "uphill/<optimizer>": the share of coordinates moved with the sign of their gradient, over all recorded
     steps. "gate/<gate>": its mean over layers, episodes and updates; "gate-spread/<gate>": over updates, the greatest less the
-    least.
+    least. "median/<optimizer>": the median over seeds of the learned optimizer's last losses, over that of the other's: what
+    happens as a rule, where a few runs decide a mean.
 
     Raises RunError for another name, or where the file is damaged.
     """
     kind, _, of = name.partition("/")
     if kind in ("gate", "gate-spread"):
         return _gate(folder / gates.FILE, of, kind)
+    if kind == "median":
+        return _median(folder, of)
     if kind not in ("opposed", "slope", "uphill"):
-        raise RunError(f"no number is called {name!r}: opposed/…, slope/…, uphill/…, gate/… or gate-spread/…")
+        raise RunError(f"no number is called {name!r}: opposed/…, slope/…, uphill/…, gate/…, gate-spread/… or median/…")
     recorded = updates.read(folder)
     key = {"opposed": f"response/opposed/{of}", "slope": f"response/size/{of}", "uphill": f"uphill/{of}"}[kind]
     if recorded is None or key not in recorded.arrays:
@@ -38,6 +41,16 @@ def find(folder: Path, name: str) -> float | None:
     if kind != "slope":
         return float(values[-1] if kind == "opposed" else values.mean())
     return _slope(recorded.arrays["response/edges"], values[-1], recorded.arrays["response/count"][-1])
+
+
+def _median(folder: Path, of: str) -> float | None:
+    if (summary := tables.read_summary(folder)) is None:
+        return None
+    found = curves.of(folder, summary.problem)
+    if not {summary.learned, of} <= set(found):
+        return None
+    ours, theirs = (np.median(np.nan_to_num(found[str(name)][:, -1], nan=np.inf)) for name in (summary.learned, of))
+    return float(ours / theirs) if theirs > 0 else None
 
 
 def _slope(edges: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> float | None:

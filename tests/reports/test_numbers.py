@@ -97,3 +97,12 @@ def test_a_loss_is_divided_by_a_named_baselines_and_by_another_runs_final_one(tm
     result(tmp_path / "other", losses={"lstm": doubled, "adam": losses})
     (row,) = rows(tmp_path, {"run": "digits", "against": "other"})
     assert "(other) = 0.500" in row[3]
+
+
+def test_the_median_is_what_happens_as_a_rule(tmp_path):
+    summary = finished(tmp_path, variants=())
+    last = {summary["learned"]: [1.0, 2.0, 300.0], "nag": [4.0, 8.0, np.nan]}
+    lines = [f"{name},{seed},{step},{loss}" for name, of in last.items() for seed, loss in enumerate(of) for step in (0, 1)]
+    (tmp_path / "curves/digits.csv").write_text("\n".join(["optimizer,seed,step,loss", *lines]))
+    assert numbers.find(tmp_path, "median/nag") == 0.25
+    assert numbers.find(tmp_path, "median/adam") is None
