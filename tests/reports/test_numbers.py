@@ -10,6 +10,7 @@ from l2lcli.reports.figures import updates
 from l2lcli.runs.artefact import write_artefact
 from l2lcli.runs.files import RunError
 from tests.reports.test_claims import result, rows
+from tests.support import finished
 
 
 def inspected(folder, opposed=0.25, slope=0.5):
