@@ -53,7 +53,8 @@ def of(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def packed(curves: dict[str, np.ndarray], points: int) -> bytes:
-    """A .csv.xz of curves at no more than so many evenly spaced steps and at the last ones, to four significant digits.
+    """A .csv.xz of curves at no more than so many evenly spaced steps and at the last ones, to four significant digits; at all
+    steps where there are hardly more, so that sums are exact.
 
     Of a long run, whose axis is logarithmic, also at half as many whose logarithms are evenly spaced: else its first decades
     would be one straight line. The last steps are those that a final loss on minibatches is the mean of.
@@ -63,7 +64,7 @@ def packed(curves: dict[str, np.ndarray], points: int) -> bytes:
     writer.writerow(COLUMNS)
     for name, losses in curves.items():
         last = losses.shape[1] - 1
-        spaced = np.linspace(0, last, min(points, last + 1))
+        spaced = np.linspace(0, last, last + 1 if last <= 1.5 * points else points)
         early = np.geomspace(1, last, points // 2) if last > 20 * points else spaced[:0]
         ending = np.arange(max(0, last + 1 - LAST), last + 1)
         steps = np.unique(np.concatenate([spaced, early, ending]).round().astype(int)).tolist()
