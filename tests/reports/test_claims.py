@@ -187,6 +187,9 @@ OF = {  # how a bullet of README begins -> the results that its ratios are of
     "It works on the paper's quadratics": ["quadratic"],
     "On MNIST the paper's LSTM wins": ["mnist-window20", "mnist-window100", "mnist-window20-longer"],
     "Running averages": ["mnist"],
+    "`general` holds over 10,000": ["mnist-long-general", "mnist-rnnprop", "mnist-long", "mnist-imitation"],
+    "Coordinates that hear": ["heavy-tailed-gac", "heavy-tailed", "ill-conditioned-ntm-bfgs"],
+    "Neural art": ["neural-art"],
     "The paper's LSTM does not carry far": ["mnist", "mnist-window100"],
 }
 
