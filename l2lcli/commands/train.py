@@ -21,8 +21,9 @@ from l2lcli.commands.sinks import Sinks
 from l2lcli.config import Config, ConfigError
 from l2lcli.experiment import Experiment, build, checked
 from l2lcli.meta import estimator, loop
-from l2lcli.meta.loop import Chunk, MetaState, MetaTraining, Record, meta_training
+from l2lcli.meta.loop import Chunk, Record
 from l2lcli.meta.optimizer import factors
+from l2lcli.meta.steps import MetaState, MetaTraining, meta_training
 from l2lcli.runs import trained
 from l2lcli.runs.files import RunError, one_line, read_json
 from l2lcli.runs.rundir import Run

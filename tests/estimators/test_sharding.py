@@ -63,7 +63,7 @@ from l2lcli import registry
 from l2lcli.base import Objective
 from l2lcli.estimators import _sharding
 from l2lcli.estimators.replay import ReplaySpec
-from l2lcli.meta.loop import meta_training
+from l2lcli.meta.steps import meta_training
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 from l2lcli.problems.quadratic import QuadraticSpec
 

@@ -16,7 +16,7 @@ from l2lcli.config import ConfigError, config_class, load
 from l2lcli.estimators import _sharding
 from l2lcli.inner.flat import flat
 from l2lcli.inner.unroll import namespace
-from l2lcli.meta.loop import meta_training
+from l2lcli.meta.steps import meta_training
 from tests.support import ROOT
 
 T, M = 4, 2

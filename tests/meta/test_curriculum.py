@@ -13,7 +13,8 @@ from l2lcli.config.specs import ImitationSpec, MetaOptimizerSpec, TrainSpec
 from l2lcli.estimators._stages import further, stage
 from l2lcli.inner.unroll import fresh, namespace, unroll
 from l2lcli.meta.estimator import estimator
-from l2lcli.meta.loop import Record, meta_training, run
+from l2lcli.meta.loop import Record, run
+from l2lcli.meta.steps import meta_training
 from l2lcli.optimizers.hand import hand
 from l2lcli.problems.quadratic import QuadraticSpec
 

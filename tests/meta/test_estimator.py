@@ -11,7 +11,7 @@ from l2lcli.config.specs import HorizonsSpec, TrainSpec
 from l2lcli.estimators._staggered import Horizons, staggered
 from l2lcli.inner.unroll import fresh, unroll
 from l2lcli.meta.estimator import estimator, split
-from l2lcli.meta.loop import meta_training
+from l2lcli.meta.steps import meta_training
 from l2lcli.optimizers.hand import hand
 from l2lcli.problems.quadratic import QuadraticSpec
 

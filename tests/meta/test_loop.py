@@ -13,8 +13,9 @@ from l2lcli.base import Estimate, Estimator, Objective
 from l2lcli.config.specs import MetaOptimizerSpec, TrainSpec
 from l2lcli.estimators.autodiff import AutodiffSpec, autodiff
 from l2lcli.inner.unroll import fresh, namespace, unroll
-from l2lcli.meta.loop import CAPACITY, Record, meta_training, run
+from l2lcli.meta.loop import Record, run
 from l2lcli.meta.optimizer import factors, learning_rate
+from l2lcli.meta.steps import CAPACITY, meta_training
 from l2lcli.optimizers.lstm import LstmSpec, lstm
 from l2lcli.problems.quadratic import QuadraticSpec
 
