@@ -4,70 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import model_validator
 
-from l2lcli.base import Spec
 from l2lcli.evaluation import statistics
 from l2lcli.evaluation.summary import EqualTime, Interval
 from l2lcli.reports import curves, numbers, tables
+from l2lcli.reports.claim import FEW_SHOT, Claim
 from l2lcli.runs.files import RunError, read_json, read_yaml
 
 HEADER = ["claim", "published", "measure", "here: loss / loss = ratio [95 %]", "verdict"]
 NOT_MEASURED = "not measured"
 MEASURES = {"final": "final loss", "sum": "summed loss", "time": "final loss, equal time"}
-
-
-class Claim(Spec):
-    """One line of the table: a ratio of losses, and on which side of 1 it was published to lie."""
-
-    claim: str
-    """What is claimed, in a few words."""
-    published: str
-    """Published numbers, with their source."""
-    run: str
-    """Folder of the result, beside the list's file: a run's, or that of a score."""
-    wins: int | None = None
-    """How many problems of the score's suite are won, at least (at equal steps, or by its metric in equal time); its measure is
-    this number and no ratio."""
-    task: str | None = None
-    """A problem of the score's suite."""
-    variant: str | None = None
-    """A variant of that run; null for the problem itself."""
-    optimizer: str | None = None
-    """Whose loss is divided; null for the learned one."""
-    against: str | None = None
-    """Another run on the same seeds, by whose learned optimizer's loss it is divided; null for the best tuned baseline's."""
-    rival: str | None = None
-    """A baseline of the run, by whose loss it is divided, whether it is the best or not."""
-    metric: Literal["final", "sum", "time", "accuracy"] = "final"
-    """The loss at the end, or summed over the steps, or at the end after equal times; of few-shot problems the accuracy, which
-    is not divided but compared with that of `against`, or of `rival`."""
-    expect: Literal["below 1", "above 1"] = "below 1"
-    """The claim, as a side of 1. Of an accuracy, "above 1": ours is the higher one."""
-    number: str | None = None
-    """What is measured instead of a loss: see `numbers.find`."""
-    above: float | None = None
-    """The claim of a number: so much at least."""
-    below: float | None = None
-    """The claim of a number: so much at most."""
-
-    @model_validator(mode="after")
-    def _meant(self):
-        """What would not be looked at is refused, not passed over."""
-        bounded = self.above is not None or self.below is not None
-        if bounded != (self.number is not None):
-            raise ValueError("a number needs above or below, and these need a number")
-        scored = self.wins is not None or self.task is not None
-        alone = scored or self.number is not None
-        others = [name for name in ("variant", "optimizer", "against", "rival") if getattr(self, name) is not None]
-        if alone and others:
-            raise ValueError(f"{others[0]} has no say in a score or a number")
-        if scored and self.metric not in ("final", "time"):
-            raise ValueError(f"a score knows no metric {self.metric}")
-        return self
 
 
 def table(path: Path) -> list[list[str]]:
@@ -123,8 +72,8 @@ def _row(root: Path, claim: Claim) -> list[str]:
         return _wins(root, claim, claim.wins)
     if claim.number is not None:
         return _number(root, claim, claim.number)
-    if claim.metric == "accuracy":
-        return _accuracy(root, claim)
+    if claim.metric in FEW_SHOT:
+        return _few_shot(root, claim)
     first = [claim.claim, claim.published, MEASURES[claim.metric]]
     found = _found(root / claim.run, _of_seed(root, claim, root / claim.run), claim)
     if found is None:
@@ -170,18 +119,16 @@ def _number(root: Path, claim: Claim, name: str) -> list[str]:
     return [*first, shown, _verdict(held, len(found) > 1)]
 
 
-def _accuracy(root: Path, claim: Claim) -> list[str]:
-    first = [claim.claim, claim.published, "accuracy"]
+def _few_shot(root: Path, claim: Claim) -> list[str]:
+    first = [claim.claim, claim.published, claim.metric]
     found = []
     for folder in (root / claim.run, *_seeds(root / claim.run)):
         beside = _of_seed(root, claim, folder) or folder
-        if (pair := numbers.accuracies((folder, claim.optimizer), (beside, claim.rival))) is not None:
+        if (pair := numbers.few_shot((folder, claim.optimizer), (beside, claim.rival), claim.metric)) is not None:
             found.append(pair)
     if not found:
         return [*first, "-", NOT_MEASURED]
-    shown = [
-        f"{100 * ours:.1f} ± {100 * ci:.1f} % / {100 * theirs:.1f} ± {100 * of:.1f} %" for (ours, ci), (theirs, of) in found
-    ]
+    shown = [" / ".join(tables.estimate(mean, half, claim.metric) for mean, half in pair) for pair in found]
     text = f"{shown[0]} ({claim.against or claim.rival})" + "; other meta-training seeds " * (len(shown) > 1)
     held = []
     for (ours, ci), (theirs, of) in found:
@@ -229,7 +176,7 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
         return None
     if claim.metric == "time":
         return part.equal_time and _equal_time(part.equal_time, part.mean(part.learned, "final"))
-    assert claim.metric != "accuracy"
+    assert claim.metric == "final" or claim.metric == "sum"
     best, metric = str(part.best(claim.metric)), claim.metric
     if claim.against is None and claim.optimizer is None and claim.rival is None:
         return LossRatio(*part.ratio(metric), part.mean(part.learned, metric), part.mean(best, metric), best)

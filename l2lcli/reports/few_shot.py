@@ -37,12 +37,6 @@ def headline(entry: FewShot) -> tuple[float, float, int]:
     return *at(entry, chosen), chosen
 
 
-def _number(mean: float, half: float, metric: str) -> str:
-    if not math.isfinite(mean):
-        return "lost"
-    return f"{100 * mean:.1f} ± {100 * half:.1f} %" if metric == "accuracy" else f"{mean:.3g} ± {half:.2g}"
-
-
 def rows(found: Families, first: str = "family") -> list[list[str]]:
     """Header and one row a family, best first."""
     last = max(entry.updates[-1] for entry in found.values())
@@ -56,8 +50,8 @@ def rows(found: Families, first: str = "family") -> list[list[str]]:
     for name, entry in sorted(found.items(), key=rank):
         mean, half, chosen = headline(entry)
         still = len(entry.updates) == 1
-        cells = ["-" if still else _number(*at(entry, u), entry.metric) for u in columns]
-        table.append([name, _number(mean, half, entry.metric), "-" if still else str(chosen), *cells])
+        cells = ["-" if still else tables.estimate(*at(entry, u), entry.metric) for u in columns]
+        table.append([name, tables.estimate(mean, half, entry.metric), "-" if still else str(chosen), *cells])
     return table
 
 
@@ -68,7 +62,7 @@ def variant_rows(parts: Mapping[str, Part]) -> list[list[str]]:
     table = [["variant", *names]]
     for part, found in of.items():
         entries = (found.get(name) for name in names)
-        table.append([part, *("-" if e is None else _number(*headline(e)[:2], e.metric) for e in entries)])
+        table.append([part, *("-" if e is None else tables.estimate(*headline(e)[:2], e.metric) for e in entries)])
     return table
 
 
@@ -99,7 +93,9 @@ def verdict(part: Part) -> str:
     said = ""
     if part.learned in found:
         mean, half, chosen = headline(found[part.learned])
-        said = f"{part.learned} reaches {_number(mean, half, metric)} {WORDS.get(metric, metric)} after {chosen} updates"
+        said = (
+            f"{part.learned} reaches {tables.estimate(mean, half, metric)} {WORDS.get(metric, metric)} after {chosen} updates"
+        )
     if others:
         name, row, updates, *_ = rows(others)[1]
         after = "" if updates == "-" else f" after {updates} updates"

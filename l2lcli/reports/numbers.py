@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from l2lcli.evaluation.summary import HIGHER
 from l2lcli.reports import curves, tables
 from l2lcli.reports.figures import gates, updates
 from l2lcli.runs.files import RunError, faults
@@ -22,7 +23,8 @@ def find(folder: Path, name: str) -> float | None:
     are proportional. "uphill/<optimizer>": the share of coordinates moved with the sign of their gradient, over all recorded
     steps. "gate/<gate>": its mean over layers, episodes and updates; "gate-spread/<gate>": over updates, the greatest less the
     least. "median/<optimizer>": the median over seeds of the learned optimizer's last losses, over that of the other's: what
-    happens as a rule, where a few runs decide a mean.
+    happens as a rule, where a few runs decide a mean. "updates/<number>": the learned optimizer's few-shot metric after so many
+    updates.
 
     Raises RunError for another name, or where the file is damaged.
     """
@@ -31,8 +33,12 @@ def find(folder: Path, name: str) -> float | None:
         return _gate(folder / gates.FILE, of, kind)
     if kind == "median":
         return _median(folder, of)
+    if kind == "updates":
+        return _after(folder, of)
     if kind not in ("opposed", "slope", "uphill"):
-        raise RunError(f"no number is called {name!r}: opposed/…, slope/…, uphill/…, gate/…, gate-spread/… or median/…")
+        raise RunError(
+            f"no number is called {name!r}: opposed/…, slope/…, uphill/…, gate/…, gate-spread/…, median/… or updates/…"
+        )
     recorded = updates.read(folder)
     key = {"opposed": f"response/opposed/{of}", "slope": f"response/size/{of}", "uphill": f"uphill/{of}"}[kind]
     if recorded is None or key not in recorded.arrays:
@@ -51,6 +57,13 @@ def _median(folder: Path, of: str) -> float | None:
         return None
     ours, theirs = (np.median(np.nan_to_num(found[str(name)][:, -1], nan=np.inf)) for name in (summary.learned, of))
     return float(ours / theirs) if theirs > 0 else None
+
+
+def _after(folder: Path, updates: str) -> float | None:
+    summary = tables.read_summary(folder)
+    entry = None if summary is None else (summary.few_shot or {}).get(str(summary.learned))
+    after = {} if entry is None else dict(zip(map(str, entry.updates), entry.mean, strict=True))
+    return after.get(updates)
 
 
 def _slope(edges: np.ndarray, sizes: np.ndarray, counts: np.ndarray) -> float | None:
@@ -82,20 +95,23 @@ def _gate(path: Path, gate: str, kind: str) -> float | None:
 Estimated: TypeAlias = tuple[float, float]  # a mean, and 1.96 standard errors
 
 
-def accuracies(ours: tuple[Path, str | None], theirs: tuple[Path, str | None]) -> tuple[Estimated, Estimated] | None:
-    """The few-shot accuracy of each (folder of a result, name; None: its learned one), after the updates chosen for it.
+def few_shot(ours: tuple[Path, str | None], theirs: tuple[Path, str | None], metric: str) -> tuple[Estimated, Estimated] | None:
+    """A few-shot metric of each (folder of a result, name; None: its learned one), after the updates chosen for it.
 
-    None where one is missing. Raises RunError where the two were not tested on the same episodes.
+    The worst there is where an episode was lost. None where one is missing, or has another metric. Raises RunError where the
+    two were not tested on the same episodes.
     """
     pair: list[Estimated] = []
     digests = set()
     for folder, name in (ours, theirs):
         summary = tables.read_summary(folder)
         entry = None if summary is None else (summary.few_shot or {}).get(name or str(summary.learned))
-        if summary is None or entry is None or entry.metric != "accuracy":
+        if summary is None or entry is None or entry.metric != metric:
             return None
         at = entry.updates.index(entry.chosen) if entry.chosen in entry.updates else -1
-        pair.append((entry.mean[at] or 0.0, entry.ci[at] or 0.0))
+        mean, half = entry.mean[at], entry.ci[at]
+        lost = (0.0 if metric in HIGHER else np.inf, 0.0)
+        pair.append(lost if mean is None or half is None else (mean, half))
         digests.add(summary.test_episodes)
     if len(digests) > 1:
         raise RunError(f"{ours[0]} and {theirs[0]} were not tested on the same episodes")

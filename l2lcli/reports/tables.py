@@ -71,6 +71,13 @@ def shown(found: Value, digits: int = 4, brackets: bool = True) -> str:
     return f"{number(found.value, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 
+def estimate(mean: float, half: float, metric: str) -> str:
+    """A few-shot metric ± half its interval, an accuracy in percent; "lost" where an episode left none."""
+    if not np.isfinite(mean):
+        return "lost"
+    return f"{100 * mean:.1f} ± {100 * half:.1f} %" if metric == "accuracy" else f"{mean:.3g} ± {half:.2g}"
+
+
 def optimizer_rows(part: Part, digits: int = 4, brackets: str = "final sum accuracy") -> list[list[str]]:
     """Header and one row an optimizer, best sum first; empty columns are left out. Brackets: the columns with intervals."""
     head = ["optimizer", "rate final / sum", "final loss", "summed loss", "to best", "accuracy", "ms/step", "equal time"]

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from l2lcli.reports import claims, curves, tables
+from l2lcli.reports.claim import Claim
 from l2lcli.runs.files import RunError, read_yaml
 from tests.support import ROOT
 
@@ -196,7 +197,7 @@ OF = {  # how a bullet of README begins -> the results that its ratios are of
 
 def test_every_claim_has_its_result_and_readme_says_no_other_number():
     path = ROOT / "runs/reference/claims.yaml"
-    listed = read_yaml(path, list[claims.Claim])
+    listed = read_yaml(path, list[Claim])
     rows = claims.table(path)[1:]
     assert len(rows) > 60 and not [row for row in rows if claims.NOT_MEASURED in row]
     readme = (ROOT / "README.md").read_text()

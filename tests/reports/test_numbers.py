@@ -60,12 +60,12 @@ def test_a_number_holds_within_its_bounds_from_every_seed(tmp_path):
     assert rows(tmp_path, {**asked, "number": "opposed/sgd", "above": 0})[0][-1] == claims.NOT_MEASURED
 
 
-def few_shot(folder, accuracy, episodes="same"):
+def few_shot(folder, reached, episodes="same", metric="accuracy"):
     result(folder)
     summary = json.loads((folder / "summary.json").read_text())
-    of = lambda mean: {"metric": "accuracy", "updates": [0, 5, 9], "mean": [0.2, *mean], "ci": [0.1, 0.03, 0.04], "episodes": 9}
+    of = lambda mean: {"metric": metric, "updates": [0, 5, 9], "mean": [0.2, *mean], "ci": [0.1, 0.03, 0.04], "episodes": 9}
     summary |= {
-        "few_shot": {"lstm": of([accuracy, 0.1]) | {"chosen": 5}, "finetune": of([0.1, 0.5])},
+        "few_shot": {"lstm": of([reached, 0.1]) | {"chosen": 5}, "finetune": of([0.1, 0.5])},
         "test_episodes": episodes,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -82,6 +82,24 @@ def test_accuracies_are_compared_where_they_are_chosen_and_on_the_same_episodes(
     few_shot(tmp_path / "sgd", 0.88, "others")
     with pytest.raises(RunError, match="same episodes"):
         rows(tmp_path, {**asked, "against": "sgd"})
+
+
+def test_errors_are_compared_as_accuracies_are_and_the_lower_one_is_better(tmp_path):
+    few_shot(tmp_path / "v2", 0.4, metric="mse")
+    few_shot(tmp_path / "maml", 0.55, metric="mse")
+    few_shot(tmp_path / "lost", None, metric="mse")
+    asked = {"run": "v2", "metric": "mse"}
+    finetune, maml, lost = rows(
+        tmp_path, *({**asked, **of} for of in ({"rival": "finetune"}, {"against": "maml"}, {"against": "lost"}))
+    )
+    assert finetune[2:] == ["mse", "0.4 ± 0.03 / 0.5 ± 0.04 (finetune)", "**holds** (one run)"]
+    assert maml[-1] == lost[-1] == "**holds** (one run)" and lost[3].endswith("/ lost (lost)")
+    assert rows(tmp_path, {**asked, "run": "lost", "rival": "finetune"})[0][-1] == "**does not hold** (one run)"
+    assert rows(tmp_path, {**asked, "metric": "accuracy", "rival": "finetune"})[0][-1] == claims.NOT_MEASURED
+    assert numbers.find(tmp_path / "v2", "updates/5") == 0.4 and numbers.find(tmp_path / "v2", "updates/7") is None
+    for wrong in ({}, {"rival": "finetune", "against": "maml"}, {"rival": "finetune", "variant": "relu"}):
+        with pytest.raises(RunError, match="either against or rival"):
+            rows(tmp_path, asked | wrong)
 
 
 def test_a_loss_is_divided_by_a_named_baselines_and_by_another_runs_final_one(tmp_path):
