@@ -140,27 +140,30 @@ def _spread(ratios: list[float | None]) -> str:
 
 
 def _learned_curves(runs: Evaluated, beside: Path) -> Iterator[str]:
-    """The learned optimizers of runs on the same problem over each other, whatever its name, and the best baseline.
+    """The learned optimizers of runs on the same problem or variant over each other, whatever its name, and the best baseline.
 
     Runs of other seeds are on other networks of that problem; no baseline is drawn beside those.
     """
     alike: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     rivals: dict[tuple[str, int], dict[str, np.ndarray]] = {}
-    titles: dict[tuple[int, bytes], str] = {}
-    for name, (path, summary) in runs.items():
-        found = curves.of(path, summary.problem)
-        learned = found.get(summary.learned or "")
+    titles: dict[tuple[int, tuple[str, ...]], str] = {}
+    parts = [(run, row, part) for run, (_, summary) in runs.items() for row, part in _rows(summary).items()]
+    for run, row, part in sorted(parts, key=lambda of: of[1] != OWN):  # a run's own problem gives its name to a variant like it
+        path, summary = runs[run]
+        found = curves.of(path, summary.problem if row == OWN else row)
+        learned = found.get(part.learned or "")
         if learned is not None:
-            # Networks that begin with the same losses are the same ones.
-            title = titles.setdefault((summary.steps, learned[:, 0].tobytes()), summary.title)
-            alike.setdefault((title, summary.steps), {})[name] = learned
-            best = summary.best("final")
+            # Networks that begin with the same losses, to a reference's four digits, are the same ones.
+            own = summary.title if row == OWN else f"{summary.title}, {row}"
+            title = titles.setdefault((part.steps, tuple(f"{loss:.4g}" for loss in learned[:, 0])), own)
+            alike.setdefault((title, part.steps), {}).setdefault(run, learned)
+            best = part.best("final")
             if best is not None and best in found:
-                rivals.setdefault((title, summary.steps), {best: found[best]})
+                rivals.setdefault((title, part.steps), {best: found[best]})
     for (label, steps), group in alike.items():
         if len(group) > 1:
             seeds = max(map(len, group.values()))
-            apart = len({losses[:, 0].tobytes() for losses in group.values()}) > 1
+            apart = len({tuple(f"{loss:.4g}" for loss in losses[:, 0]) for losses in group.values()}) > 1
             drawn = ({} if apart else rivals.get((label, steps), {})) | group
             together = Part(problem=label, steps=steps, seeds=seeds, optimizers={name: Entry() for name in drawn})
             figure = loss_figure(_file("compare", label, str(steps)), f"{label}, the learned optimizers", together, drawn)

@@ -106,3 +106,21 @@ def test_learned_optimizers_on_the_same_networks_share_a_figure_whatever_their_p
     comparison.write([tmp_path / name for name in ("one", "other", "elsewhere")], tmp_path / "compare.html")
     ((name, _, part, found),) = drawn
     assert name == "compare_one_4" and list(found) == list(part.optimizers) == ["nag", "one", "other"]
+
+
+def test_a_variant_shares_the_figure_of_the_run_whose_own_problem_it_is_and_four_digits_tell_networks_apart(
+    tmp_path, monkeypatch
+):
+    for name, changed in (("short", 1.0), ("long", 1.00001)):
+        summary = finished(tmp_path / name, variants=("relu", "tanh"), seeds=2, steps=4)
+        if name == "long":  # its problem is the other's variant, whose file has all digits
+            (tmp_path / name / "summary.json").write_text(json.dumps(summary | {"problem": name, "variants": {}}))
+            lines = (tmp_path / "short/curves/relu.csv").read_text().splitlines()
+            of = [line.rpartition(",") for line in lines[1:]]
+            rounded = [f"{start},{float(loss) * changed:.4g}" for start, _, loss in of]
+            (tmp_path / name / "curves/long.csv").write_text("\n".join([lines[0], *rounded]))
+    drawn = []
+    monkeypatch.setattr(comparison, "loss_figure", lambda *given: drawn.append(given))
+    comparison.write([tmp_path / "short", tmp_path / "long"], tmp_path / "compare.html")
+    ((name, _, _, found),) = drawn
+    assert (name, list(found)) == ("compare_long_4", ["nag", "long", "short"])
