@@ -139,6 +139,11 @@ def _spread(ratios: list[float | None]) -> str:
     return f"{tables.number(float(np.mean(known)), 3)} [{tables.number(min(known), 3)} … {tables.number(max(known), 3)}]"
 
 
+def _networks(losses: np.ndarray) -> tuple[str, ...]:
+    """What tells the networks of [S, T+1] losses from others: their first losses, to the four digits that a reference keeps."""
+    return tuple(f"{loss:.4g}" for loss in losses[:, 0])
+
+
 def _learned_curves(runs: Evaluated, beside: Path) -> Iterator[str]:
     """The learned optimizers of runs on the same problem or variant over each other, whatever its name, and the best baseline.
 
@@ -153,9 +158,8 @@ def _learned_curves(runs: Evaluated, beside: Path) -> Iterator[str]:
         found = curves.of(path, summary.problem if row == OWN else row)
         learned = found.get(part.learned or "")
         if learned is not None:
-            # Networks that begin with the same losses, to a reference's four digits, are the same ones.
             own = summary.title if row == OWN else f"{summary.title}, {row}"
-            title = titles.setdefault((part.steps, tuple(f"{loss:.4g}" for loss in learned[:, 0])), own)
+            title = titles.setdefault((part.steps, _networks(learned)), own)
             alike.setdefault((title, part.steps), {}).setdefault(run, learned)
             best = part.best("final")
             if best is not None and best in found:
@@ -163,7 +167,7 @@ def _learned_curves(runs: Evaluated, beside: Path) -> Iterator[str]:
     for (label, steps), group in alike.items():
         if len(group) > 1:
             seeds = max(map(len, group.values()))
-            apart = len({tuple(f"{loss:.4g}" for loss in losses[:, 0]) for losses in group.values()}) > 1
+            apart = len({_networks(losses) for losses in group.values()}) > 1
             drawn = ({} if apart else rivals.get((label, steps), {})) | group
             together = Part(problem=label, steps=steps, seeds=seeds, optimizers={name: Entry() for name in drawn})
             figure = loss_figure(_file("compare", label, str(steps)), f"{label}, the learned optimizers", together, drawn)
