@@ -54,7 +54,8 @@ class Reference:
         yield from self._family("problem", root["problem"], "What is optimized")
         yield from self._family("optimizer", root["optimizer"], "The learned optimizer")
         yield Section(2, "`train`", "config-train", (_ref(root["train"]),))
-        yield Section(2, "`train.meta_optimizer`", "config-meta-optimizer", (_ref(train["meta_optimizer"]),))
+        for name, key in self._parts(_ref(root["train"]), self._names(train["estimator"])):
+            yield Section(2, f"`train.{key}`", f"config-train-{key}".replace("_", "-"), (name,))
         yield from self._family("train.estimator", train["estimator"], "How the meta-gradient is estimated")
         yield Section(2, "`eval`", "config-eval", (_ref(root["eval"]),))
 

@@ -25,7 +25,8 @@ class DataSpec(Spec):
     """Where the raw data files are."""
 
     raw_dir: str | None = None
-    """Directory with `<dataset>/<published file name>`; null for the data sets that need no files."""
+    """Directory with `<data set>/<published file name>`; null: that of L2L_RAW_DIR;
+    without either the files are downloaded."""
 
 
 class MetaOptimizerSpec(Spec):

@@ -29,8 +29,8 @@ def _known(name: str) -> str:
 
     if name not in (known := loader.names()):
         close = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ";"
-        raise ValueError(f"unknown data set {name!r}{hint} Known: {', '.join(known)}")
+        hint = f"; did you mean {close[0]!r}? Known" if close else "; known"
+        raise ValueError(f"unknown data set {name!r}{hint}: {', '.join(known)}")
     return name
 
 

@@ -79,7 +79,7 @@ class Trained(NamedTuple):
             config, unknown, missing = from_record({key: value for key, value in self.record.items() if key != "sinks"})
         except ConfigError as error:
             said = error.faults[0]
-            how = "" if "unknown kind" not in said else f"; {_how(self.run)}"
+            how = f"; {_how(self.run)}" if "unknown kind" in said or "unknown data set" in said else ""
             raise RunError(f"{self.artefact}: was trained under a config that this l2l does not know: {said}{how}") from None
         parts = {"unknown keys, left out": unknown, "missing keys, at their defaults": missing if unknown else []}
         if said := "; ".join(f"{what}: {_few(keys)}" for what, keys in parts.items() if keys):

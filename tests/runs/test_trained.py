@@ -141,15 +141,18 @@ def test_an_unknown_kind_says_how_to_import_it_and_imports_nothing(tmp_path, mon
     assert not sentinel.exists()
 
 
-def a_run_of_an_own_kind(folder, *copies):
-    """A run directory whose optimizer is of the kind `mine`, with these copies of imported files; the file that they write."""
+def a_run_of_an_own_kind(folder, *copies, **changes):
+    """A run directory whose optimizer is of the kind `mine`, or whose config has these changes, with these copies of imported files.
+
+    The file that the copies write when they are imported.
+    """
     (folder / "run/imports").mkdir(parents=True)
     for name in copies:
         (folder / "run/imports" / name).write_text(SENTINEL.format(str(folder / "imported")))
     (folder / "run/config.yaml").write_text(f"imports: [{', '.join(f'imports/{name}' for name in copies)}]\n")
     (folder / "run/status.json").write_text('{"state": "done"}')
     phi, meta = read_artefact(OLD)
-    write_artefact(folder / "run/optimizer.npz", phi, {"config": meta["config"] | {"optimizer": {"kind": "mine"}}})
+    write_artefact(folder / "run/optimizer.npz", phi, {"config": meta["config"] | (changes or {"optimizer": {"kind": "mine"}})})
     return folder / "imported"
 
 
@@ -158,6 +161,13 @@ def test_of_a_run_it_names_the_copy_that_the_run_keeps(tmp_path):
     _, err = l2l(tmp_path, "eval", "run", code=1)
     assert len(err) == 1
     assert "no optimizer of kind 'mine' is registered" in err[0] and "--import run/imports/mine.py" in err[0]
+    assert not sentinel.exists()
+
+
+def test_of_a_run_on_a_data_set_of_ones_own_it_names_the_copy_too(tmp_path):
+    sentinel = a_run_of_an_own_kind(tmp_path, "mine.py", problem={"kind": "classification", "dataset": "mine"})
+    _, err = l2l(tmp_path, "eval", "run", code=1)
+    assert len(err) == 1 and "unknown data set 'mine'; known: cifar10" in err[0] and "--import run/imports/mine.py" in err[0]
     assert not sentinel.exists()
 
 
