@@ -142,7 +142,7 @@ def test_an_unknown_kind_says_how_to_import_it_and_imports_nothing(tmp_path, mon
 
 
 def a_run_of_an_own_kind(folder, *copies, **changes):
-    """A run directory whose optimizer is of the kind `mine`, or whose config has these changes, with these copies of imported files.
+    """A run directory whose optimizer is of the kind `mine`, or whose config has these changes, with these imported copies.
 
     The file that the copies write when they are imported.
     """
