@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from l2lcli import register
     from l2lcli.base import EstimatorSpec, KindSpec, LearnedOptimizer, Problem, ProblemSpec, Replay, Spec
     from l2lcli.commands.api import evaluate, train
-    from l2lcli.experiment import load
+    from l2lcli.experiment import load, start
     from l2lcli.inner.check import check_problem
     from l2lcli.plugins import take_file as import_file
 
@@ -37,6 +37,7 @@ _WHERE = {
     "import_file": ("l2lcli.plugins", "take_file"),
     "load": ("l2lcli.experiment", "load"),
     "register": ("l2lcli.register", None),
+    "start": ("l2lcli.experiment", "start"),
     "train": ("l2lcli.commands.api", "train"),
 }
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "import_file",
     "load",
     "register",
+    "start",
     "train",
 ]
 

@@ -51,8 +51,8 @@ class Experiment(NamedTuple):
         theta = self.theta() if self.optimizer.start is None else jax.jit(self.problem.init)(key, data)[0]
         return jax.jit(lambda key: self.optimizer.init(key, theta))(key)  # one program, not one for each of its operations
 
-    def fitted(self, phi: Mapping[str, Any], file: Path) -> Any:
-        """phi as it was read from a file, for this family and theta. Raises RunError if it does not fit them."""
+    def fitted(self, phi: Mapping[str, Any], file: Path | str) -> Any:
+        """phi as read from a file, or what else names it, for this family and theta. Raises RunError if it does not fit."""
         if reason := tree.misfit(phi, jax.eval_shape(self.phi)):
             raise RunError(f"{file}: its parameters do not fit this config: {reason}")
         return tree.from_host(jax.eval_shape(self.phi), phi)
@@ -97,7 +97,7 @@ def build(config: Config) -> Experiment:
     try:
         built = Experiment(config, problem, registry.optimizer.build(config.optimizer), jax.random.key(config.seed))
         phi = jax.eval_shape(built.phi)
-        jax.eval_shape(lambda phi, theta: built.optimizer.bind(phi).init(theta), phi, built.theta())  # it may not fit theta
+        _fits(built, phi)
         if problem.plain is not None and built.optimizer.start is not None:
             raise ValueError(f"it learns where theta begins, and {config.problem.kind} is evaluated on another theta")
     except ValueError as error:
@@ -114,6 +114,21 @@ def build(config: Config) -> Experiment:
         why = "is few-shot" if config.few_shot else "is another loss at every step"
         raise ConfigError([f"eval.baselines: {searches[0]} searches along a line of one loss, and {config.problem.kind} {why}"])
     return built
+
+
+def _fits(built: Experiment, phi: Any) -> None:
+    """Whether phi fits all the thetas there are: a mixture's members', and those that evaluations are of. Raises ValueError."""
+    several = {f"problem.members.{name}: ": member.problem for name, member in built.problem.members.items()}
+    for place, problem in (several or {"": built.problem}).items():
+        for each in (problem, *([] if problem.plain is None else [problem.plain])):
+            theta = jax.eval_shape(each.init, built.root, each.data["train"])[0]
+            try:
+                jax.eval_shape(lambda phi, theta: built.optimizer.bind(phi).init(theta), phi, theta)
+                if reason := tree.misfit(dict(tree.named(phi)), jax.eval_shape(built.optimizer.init, built.root, theta)):
+                    raise ValueError(reason)
+            except ValueError as error:
+                evaluated = "" if each is problem else f"{built.config.problem.kind} is evaluated on another theta: "
+                raise ValueError(f"{place}{evaluated}{error}") from error
 
 
 def _problem(config: Config) -> Problem:
@@ -163,14 +178,23 @@ def load(
       state_dtype: what the state's arrays of more than 1,024 numbers are kept in from step to step (`jax.numpy.bfloat16` halves
         what is remembered); a step computes in float32. None: float32, or float64 where a parameter is.
 
-    Raises RunError if there is none, or if it is damaged; ValueError for a negative scale, weight decay or horizon.
+    Raises RunError if there is none, or if it is damaged; ValueError for a negative scale, weight decay or horizon, and, at
+    `init`, for a network that it has not the numbers for. One that has learned where training begins: see `start`.
     """
     traced = lambda number: isinstance(number, Tracer)
     steps = 0 if horizon is None else horizon
     if any(number < 0 for number in (scale, weight_decay, steps) if not traced(number)):
         raise ValueError(f"scale {scale}, weight_decay {weight_decay} and horizon {horizon} must not be negative")
     found = trained.read(name)
-    tx = registry.optimizer.build(found.optimizer).bind(tree.nest(found.phi))
+    family = registry.optimizer.build(found.optimizer)
+    bound = family.bind(tree.nest(found.phi))
+
+    def begin(theta: Any) -> Any:
+        if reason := tree.misfit(found.phi, jax.eval_shape(family.init, jax.random.key(0), theta)):
+            raise ValueError(f"{found.artefact}: is not for this network: {reason}")
+        return bound.init(theta)
+
+    tx = transformation(begin, bound.update)
     if state_dtype is not None:
         tx = _remembered_as(tx, state_dtype)
 
@@ -185,6 +209,28 @@ def load(
         return jax.tree.map(lambda u, p: u - weight_decay * p, step, theta) if decayed else step, state
 
     return for_any_tree(transformation(tx.init, update))
+
+
+def start(name: str | Path | None, params: Any) -> Any:
+    """Where a trained optimizer that has learned it wants training to begin (`maml`, `meta_sgd`, `learn_start: true`).
+
+        params = l2lcli.start("runs/latest", params)
+        state = l2lcli.load("runs/latest").init(params)
+
+    Args:
+      name: as `load` takes it.
+      params: parameters of the network that it was trained for, whose values do not count.
+
+    Returns:
+      A tree like `params`, with the learned values.
+
+    Raises RunError as `load`; ValueError if it has learned no start, or one for another number of parameters.
+    """
+    found = trained.read(name)
+    family = registry.optimizer.build(found.optimizer)
+    if family.start is None:
+        raise ValueError(f"{found.artefact}: has learned no start")
+    return family.start(tree.nest(found.phi), params)
 
 
 def _remembered_as(tx: optax.GradientTransformationExtraArgs, dtype: Any) -> optax.GradientTransformationExtraArgs:

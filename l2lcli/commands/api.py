@@ -130,19 +130,32 @@ def settle(
     equal_time: bool,
 ) -> Config:
     """The config of an evaluation: that of the optimizer or another one, under what the caller says. Raises ConfigError."""
-    options = {"eval.steps": steps, "eval.seeds": seeds, "eval.baselines": None if baselines is None else list(baselines)}
-    options |= {"eval.equal_time": equal_time or None}
-    options |= {"eval.updates": steps, "eval.episodes": seeds}  # what counts on few-shot problems
-    changes: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    options = {"eval.baselines": None if baselines is None else list(baselines), "eval.equal_time": equal_time or None}
+    changes = _said(options)
     if config is None:
         if found is None:
             raise RunError("nothing to evaluate: no trained optimizer and no config")
         config = found.config(_warn)
         config = config.model_copy(update={"imports": _found(found, config)})
     elif found is not None:
-        changes["optimizer"] = found.optimizer.model_dump(mode="json")
+        changes |= {"optimizer": found.optimizer.model_dump(mode="json"), **_trained_by(found, config)}
     config = configs.override(config, changes, overrides)
+    length = ("eval.updates", "eval.episodes") if config.few_shot else ("eval.steps", "eval.seeds")
+    config = configs.override(config, _said(dict(zip(length, (steps, seeds), strict=True))))
     return config if variants else configs.alone(config)
+
+
+def _trained_by(found: Trained, config: Config) -> dict[str, Any]:
+    """The `train` section that an optimizer was trained by, since another experiment's need not fit it; {} where unknown."""
+    try:
+        train = found.config(lambda line: None).train.model_dump(mode="json")
+    except RunError:  # of a problem that is not at hand, and need not be
+        return {}
+    return {"train": train | ({"imitation": None} if config.few_shot else {})}
+
+
+def _said(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def _config(config: str | os.PathLike[str] | Mapping[str, Any] | Config | None, overrides: Sequence[str]) -> Config:

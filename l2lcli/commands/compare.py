@@ -122,7 +122,7 @@ def _compare(
     if config.few_shot:
         found = few_shot.compare(
             *what, updates=spec.updates, episodes=spec.episodes, tuning_seeds=spec.tuning_seeds,
-            joint_steps=spec.joint_steps, progress=progress,
+            joint_steps=spec.joint_steps, kept=kept, progress=progress,
         )  # fmt: skip
         found = found._replace(summary=found.summary.model_copy(update={"test_episodes": _episodes(experiment)}))
     else:

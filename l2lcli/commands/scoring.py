@@ -15,7 +15,7 @@ from l2lcli import processes, registry, tree
 from l2lcli.commands import backend
 from l2lcli.commands.progress import Display
 from l2lcli.config import Config, ConfigError
-from l2lcli.config.specs import LINE_SEARCH
+from l2lcli.config.specs import FEW_SHOT, LINE_SEARCH
 from l2lcli.data.source import DataError
 from l2lcli.evaluation import score as scoring
 from l2lcli.experiment import Experiment, build
@@ -120,10 +120,11 @@ class Scorer:
         """As `score`."""
         self._found, self._suite, self._display, self._equal_time = found, suite, display, equal_time
         self._built: tuple[str, Experiment] | None = None
+        self._configs = {name: _scored(name, configs.load(task)) for name, task in suite.tasks.items()}
 
     def _experiment(self, name: str) -> Experiment:
         if self._built is None or self._built[0] != name:
-            self._built = name, build(configs.load(self._suite.tasks[name]))
+            self._built = name, build(self._configs[name]).plain
         return self._built[1]
 
     def tuned(self, name: str, done: Done) -> Done:
@@ -136,10 +137,6 @@ class Scorer:
             self._display.warn(f"{name}: {error}")
             return Done({"verdict": "missing", "ratio_final": None, "ratio_final_ci": None, "why": str(error)})
         problem, spec = experiment.problem, experiment.config.eval
-        if searches := [baseline for baseline in spec.baselines if baseline in LINE_SEARCH]:
-            raise ConfigError(
-                [f"{name}: eval.baselines: {searches[0]} has no learning rate, and scores are against those with one"]
-            )
         about = {"data": dict(problem.provenance), "config": _deciding(experiment.config)}
         if (held := scores.read_reference(name, self._suite.mark, about)) is not None:
             return Done(None, against=scoring.Reference(**held))
@@ -177,6 +174,23 @@ class Scorer:
         progress: Any = _Task(name, self._display)
         timed = scoring.at_equal_time(experiment.problem, done.losses, entry, experiment.root, seeds, progress)
         return done._replace(entry=entry | {"equal_time": timed}, new=True)
+
+
+def _scored(name: str, config: Config) -> Config:
+    """A task's config. Raises ConfigError where it cannot be one, before any has been worked on."""
+    kind, baselines = config.problem.kind, config.eval.baselines
+    searches, few = ([each for each in baselines if each in alien] for alien in (LINE_SEARCH, FEW_SHOT))
+    if config.few_shot:
+        fault = f"problem.kind: {kind} is few-shot, and scores are of losses: l2l eval judges it"
+    elif not baselines:
+        fault = "eval.baselines: none, and scores are against the best of them"
+    elif searches:
+        fault = f"eval.baselines: {searches[0]} has no learning rate, and scores are against those with one"
+    elif few:
+        fault = f"eval.baselines: {few[0]} is for few-shot problems, which {kind} is not"
+    else:
+        return config
+    raise ConfigError([f"{name}: {fault}"])
 
 
 def _deciding(config: Config) -> dict[str, Any]:

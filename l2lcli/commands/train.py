@@ -128,8 +128,9 @@ def _meta_train(experiment: Experiment, run: Run, devices: int, signals: Signals
             raise Stopped(Signal(stop), together=True)
     if finished == "diverged":
         raise Diverged(
-            f"meta-training diverged: {meta.limit} meta-gradients in a row were not finite; the last good parameters are in "
-            f"{run.path / trained.NAME}. A lower meta_optimizer.learning_rate or a clip may help."
+            f"meta-training diverged: {min(meta.limit, spec.meta_steps)} meta-gradients or updates in a row were not finite; "
+            f"the last good parameters are in {run.path / trained.NAME}. "
+            "A lower meta_optimizer.learning_rate or a clip may help."
         )
     return record.best
 
@@ -141,7 +142,7 @@ def _begin(
     root, data = experiment.root, estimator.split(experiment.problem, "train")
     start = run.path / trained.START
     begun = processes.shared(lambda: trained.read(start).phi if start.is_file() else None)
-    phi = experiment.phi() if begun is None else experiment.fitted(begun, start)
+    phi = experiment.phi() if begun is None else _continued(experiment, begun)
     state = meta.init(root, phi, data)
     checkpoint = processes.shared(lambda: run.restore(lambda line: warn(f"warning: {line}")))
     if checkpoint is None:
@@ -161,6 +162,14 @@ def _begin(
     record = Record(_on_host(best), math.inf if loss is None else loss, checkpoint.meta["stale"], checkpoint.meta["pending"])
     run.status("running", checkpoint.step, **_seconds(run))
     return meta.place(state), record, checkpoint.meta["rows"], checkpoint.meta["finished"]
+
+
+def _continued(experiment: Experiment, begun: dict[str, np.ndarray]) -> Any:
+    """The phi that a run goes on from. Raises RunError."""
+    named = f"train.init_from {experiment.config.train.init_from}"
+    if odd := [name for name, leaf in begun.items() if not np.isfinite(leaf).all()]:
+        raise RunError(f"{named}: its parameters are not finite: {odd[0]}")
+    return experiment.fitted(begun, named)
 
 
 def _on_host(phi: Any) -> Any:

@@ -219,6 +219,8 @@ def _cross(config: Config) -> Iterator[Finding]:
         yield from curriculum(config, config.train.curriculum, window or horizon)
     if config.train.imitation is not None and config.few_shot:
         yield Finding(("train", "imitation"), "not for few-shot problems, whose networks no hand-made optimizer trains alone")
+    if config.eval.equal_time and config.few_shot:
+        yield Finding(("eval", "equal_time"), "not for few-shot problems, which are judged by the number of updates")
     if config.train.horizons is not None:
         yield from drawn_horizons(config, window or horizon)
     if window and window != horizon and getattr(config.optimizer, "learn_start", False):

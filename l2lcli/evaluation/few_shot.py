@@ -7,7 +7,7 @@ from those of the test split (Ravi and Larochelle 2017, Section 5).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -179,6 +179,7 @@ def compare(
     episodes: int,
     tuning_seeds: int,
     joint_steps: int,
+    kept: Mapping[str, Phi] = {},
     progress: Progress = UNWATCHED,
 ) -> Comparison:
     """Judge a learned optimizer and baselines; the summary has "few_shot", and losses on the query in "optimizers".
@@ -193,6 +194,7 @@ def compare(
       episodes: of the test split.
       tuning_seeds: episodes of the validation split.
       joint_steps: of training the network that finetune and nearest_neighbour need.
+      kept: other phi of the learned optimizer's family, by name.
       progress: told what is being done, and asked between dispatches.
     """
     tuning = jax.random.split(namespace(root, "tuning"), tuning_seeds)
@@ -249,7 +251,8 @@ def compare(
         add(baseline, family, at_rate, tuned=True)
     if learned is not None:
         label, family, phi = learned
-        add(label, family, lambda rate: phi, tuned=False)
+        for each, fixed in {label: phi, **kept}.items():
+            add(each, family, lambda rate, fixed=fixed: fixed, tuned=False)
     timed = lambda: seconds_per_step(problem, members, keys[0], updates, progress)
     for label, seconds in processes.shared(timed, slow=True).items():
         entries[label] = entries[label].model_copy(update={"seconds_per_step": seconds})

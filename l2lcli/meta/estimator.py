@@ -32,21 +32,23 @@ def estimator(spec: TrainSpec, problem: Problem, optimizer: LearnedOptimizer, de
     Raises ValueError where it is none for this problem and optimizer, or a member's numbers do not fit each other.
     """
     if not problem.members:
-        return _single(spec, problem, optimizer, devices)
+        return _single(spec, problem, optimizer, devices, spec.meta_steps)
     found = {}
     for name, member in problem.members.items():
         own = of_member(spec, name, member)
-        made = _single(own, member.problem, optimizer, devices)
+        made = _single(own, member.problem, optimizer, devices, spec.meta_steps)
         made = made._replace(restart=made.restart or restarts(made.init, own.windows))
         found[name] = made, member.weight
     return mixed(found)
 
 
-def _single(spec: TrainSpec, problem: Problem, optimizer: LearnedOptimizer, devices: int) -> Estimator:
+def _single(spec: TrainSpec, problem: Problem, optimizer: LearnedOptimizer, devices: int, meta_steps: int) -> Estimator:
+    """Of one problem, in a meta-training of so many steps: a member of a mixture, with another horizon, would miscount."""
+
     def build(tasks: int, devices: int) -> Estimator:
         return registry.estimator.build(spec.estimator, problem, optimizer, tasks, spec.objective, devices)
 
-    made = _drawn(spec, problem, optimizer, _sharding.over_tasks(build, spec.tasks, devices))
+    made = _drawn(spec, problem, optimizer, _sharding.over_tasks(build, spec.tasks, devices), meta_steps)
     staged = lambda estimator: _stages.staged(estimator, spec.stages) if spec.curriculum else estimator
     if spec.imitation is None or spec.imitation.weight == 0:
         return staged(made)
@@ -56,16 +58,16 @@ def _single(spec: TrainSpec, problem: Problem, optimizer: LearnedOptimizer, devi
     teacher = of.of, of.learning_rate
     watch = lambda tasks, devices: imitation(problem, optimizer, teacher, tasks, spec.horizon, steps)
     watched = _sharding.over_tasks(watch, spec.tasks, devices)
-    until = of.until * spec.meta_steps
+    until = of.until * meta_steps
     weight = lambda step: of.weight * jnp.maximum(0.0, 1 - step / until)
     return imitating(staged(made), staged(watched), weight, spec.windows)
 
 
-def _drawn(spec: TrainSpec, problem: Problem, optimizer: LearnedOptimizer, whole: Estimator) -> Estimator:
+def _drawn(spec: TrainSpec, problem: Problem, optimizer: LearnedOptimizer, whole: Estimator, meta_steps: int) -> Estimator:
     """The estimator with the horizons that `train.horizons` draws."""
     if spec.horizons is None:
         return whole
-    growing = round(spec.horizons.curriculum * spec.meta_steps)
+    growing = round(spec.horizons.curriculum * meta_steps)
     horizons = Horizons(spec.horizons.shortest or spec.estimator.window, spec.horizon, spec.estimator.window, growing)
     return staggered(whole, problem, optimizer, spec.tasks, horizons)
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from l2lcli.base import Data, Key, Phi
@@ -84,7 +83,8 @@ def run(
                 rows.append(_episode_row(pending, step, meta.per_episode, float(np.asarray(schedule(step - 1)))))
                 pending = []
         seconds = time.monotonic() - began
-        diverged = int(state.failures) >= meta.limit
+        failures = int(state.failures)
+        diverged = failures >= meta.limit or failures == step == total  # a short one has not so many
         record = record._replace(pending=pending)
         finished = "diverged" if diverged else "done" if step == total else None
         if not diverged and (step % between == 0 or step == total):
@@ -119,9 +119,8 @@ def _next_stage(meta, spec, root, state, record, data, step) -> tuple[MetaState,
     """The curriculum's next horizon, from the best phi at this one, with a meta-optimizer that knows nothing of where it led
     from there; and a row of that phi's validation, if it is now judged on another horizon."""
     phi = jax.tree.map(lambda best, now: jax.device_put(np.array(best), now.sharding), record.best, state.phi)
-    begun = jax.tree.map(jnp.zeros_like, state.opt)  # as Optax's SGD and Adam, with a clip before them, begin
     before, inner = spec.judged(stage(state.inner)).horizon, further(state.inner)
-    state, record = state._replace(phi=phi, opt=begun, inner=inner), record._replace(stale=0)
+    state, record = state._replace(phi=phi, opt=meta.fresh(phi, state), inner=inner), record._replace(stale=0)
     if spec.judged(stage(inner)).horizon == before:
         return state, record, []
     record, row = _validated(meta, spec, root, state, record._replace(best_loss=math.inf), data, step)

@@ -48,6 +48,7 @@ class MetaTraining(NamedTuple):
       everywhere: (tree, MetaState) -> the tree, on all devices that the state is on, of several processes.
       advance: (root key, MetaState, data, count) -> (MetaState, [CAPACITY, 3] of loss, gradient norm, skipped; the first
         `count` rows are filled, fewer if a run of skipped steps ended it).
+      fresh: (phi, MetaState) -> the meta-optimizer's state to begin with from that phi, on the devices of the state's own.
       validate: (root key, phi, data, stage of the curriculum) -> what `meta.validation` finds on the horizon that is judged by.
       per_episode: meta-steps per episode, T / W.
       limit: skipped meta-steps in a row that count as divergence.
@@ -57,6 +58,7 @@ class MetaTraining(NamedTuple):
     place: Callable[[MetaState], MetaState]
     everywhere: Callable[[Any, MetaState], Any]
     advance: Callable[[Key, MetaState, Data, Any], tuple[MetaState, jax.Array]]
+    fresh: Callable[[Phi, MetaState], Any]
     validate: Callable[..., dict[str, Any]]
     per_episode: int
     limit: int
@@ -75,6 +77,13 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         """The learning rates of the next `CAPACITY` meta-steps."""
         return jax.vmap(schedule)(step + jnp.arange(CAPACITY))
 
+    first = lambda phi: meta_optimizer(jnp.ones(())).init(phi)
+
+    def fresh(phi, state):
+        # Of a copy, for a state may hold phi itself, and both are donated.
+        sharding = jax.tree.map(lambda leaf: leaf.sharding, state.opt)
+        return jax.jit(first, out_shardings=sharding)(jax.tree.map(jnp.copy, phi))
+
     def init(root, phi, data):
         # Stand-in optimizees of the right shapes: the first meta-step begins an episode and draws its own.
         shapes = jax.eval_shape(estimator.init, root, phi, data)
@@ -83,7 +92,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
         return MetaState(
             phi,
             jax.tree.map(jnp.copy, phi),
-            meta_optimizer(jnp.ones(())).init(phi),
+            first(phi),
             inner,
             jnp.zeros((), jnp.int32),
             jnp.zeros((), jnp.int32),
@@ -136,7 +145,7 @@ def meta_training(problem: Problem, optimizer: LearnedOptimizer, estimator: Esti
     # Compiled when called, and once where two stages are judged on the same horizon.
     on = {length: validation(problem, optimizer, spec.judged(judged.index(length))) for length in judged}
     validate = lambda root, phi, data, stage=0: on[judged[stage]](root, phi, data)
-    return MetaTraining(jax.jit(init), place, everywhere, advance, validate, per_episode, limit)
+    return MetaTraining(jax.jit(init), place, everywhere, advance, fresh, validate, per_episode, limit)
 
 
 def _split(shardings: Any) -> Any:

@@ -38,6 +38,8 @@ params = optax.apply_updates(params, updates)
 It has no learning rate. `l2l eval {name}-hf` compares it with tuned baselines on its own problem, with `--config` on one of
 yours."""
 
+START = """It has learned where training begins, too: `params = l2lcli.start("{name}-hf", params)` before `tx.init`."""
+
 TORCH = """## Use it in PyTorch
 
 ```python
@@ -87,6 +89,7 @@ def card(name: str, found: Trained, scores: list[dict[str, Any]], summary: Summa
         f"---\n{emit(front)}---",
         TITLE.format(name=name, kind=kind, numbers=numbers, version=about["Version"]),
         OPTAX.format(name=name),
+        *([START.format(name=name)] if "start" in found.phi else []),
         *([TORCH.format(name=name)] if kind in PORTED else []),
         NUMPY.format(name=name) + (STEP.format(name=name, kind=kind) if kind in PORTED else ""),
         _trained(found),

@@ -228,7 +228,8 @@ def newest(root: Path, finished: bool | None = None) -> Path:
 
     Args:
       root: the folder of all runs, or of one experiment's.
-      finished: True: of those that are done and have their optimizer.npz; False: of those that are not done.
+      finished: True: of those that are done and have their optimizer.npz; False: of those that are not done, and rather those
+        that have begun than those that failed before, by a mistake in their config.
 
     Raises:
       RunError: there is none; the text says what to type.
@@ -244,8 +245,9 @@ def newest(root: Path, finished: bool | None = None) -> Path:
                 status = read_status(open_run(folder).path)
                 done = status["state"] == "done" and (folder / "optimizer.npz").is_file()
                 if finished in (None, done) and not folder.is_symlink():  # `latest` would be its run a second time
-                    found.append((str(status.get("started", "")), folder))
+                    begun = finished is None or status["state"] != "failed" or status.get("step") is not None
+                    found.append((begun, str(status.get("started", "")), folder))
     if not found:
         kind = {None: "", True: "finished ", False: "unfinished "}[finished]
         raise RunError(f"no {kind}run in {root}; make one with: l2l train configs/digits.yaml")
-    return max(found)[1]
+    return max(found)[-1]

@@ -177,6 +177,7 @@ def test_kept_optimizers_are_those_of_their_episode_and_are_compared(home, tmp_p
         (["config", "validate", "small.yaml", "none.yaml"], 2, "none.yaml:1:1: cannot be read"),
         (["train", "small.yaml", "--set", "name=latest"], 2, "'latest' is a folder of its own in runs/"),
         (["eval", "--config", "small.yaml", "--baseline", ""], 2, "nothing to evaluate"),
+        (["eval", "quadratic", "--steps", "2000000"], 2, "eval.steps: must be at most 1000000"),
         (["nonsense"], 2, "No such command 'nonsense'"),
     ],
 )
@@ -200,7 +201,7 @@ def test_divergence_ends_with_4_and_the_last_good_optimizer(home, tmp_path):
     # f overflows float32 from the start, so no meta-gradient is ever finite.
     wild = ["--set", "problem.start_scale=1e30", "--set", "train.episodes=50"]
     _, err = l2l(tmp_path, "train", home / "small.yaml", *wild, code=4)
-    assert "20 meta-gradients in a row were not finite" in err.splitlines()[-1]
+    assert "20 meta-gradients or updates in a row were not finite" in err.splitlines()[-1]
     assert json.loads((latest(tmp_path) / "status.json").read_text())["state"] == "diverged"
     l2l(tmp_path, "train", "--resume", code=4)
     found = trained.read(latest(tmp_path))

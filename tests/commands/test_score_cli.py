@@ -85,6 +85,34 @@ def test_what_is_no_suite_is_said_in_one_line(folder, suite, complaint):
     assert complaint in err and len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("problem: {kind: sinusoid}", "c: problem.kind: sinusoid is few-shot"),
+        ("problem: {kind: quadratic}\neval: {baselines: []}", "c: eval.baselines: none"),
+        ("problem: {kind: quadratic}\neval: {baselines: [adam, bfgs]}", "c: eval.baselines: bfgs has no learning rate"),
+        ("problem: {kind: quadratic}\neval: {baselines: [finetune]}", "c: eval.baselines: finetune is for few-shot problems"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_before_any_task_is_worked_on(folder, text, complaint):
+    (folder / "suite" / "c.yaml").write_text(text)
+    _, err = l2l(folder, "score", "--baselines", "--suite", "suite", code=2)
+    assert complaint in err and len(err.strip().splitlines()) == 1 and not (folder / "runs").exists()
+
+
+def test_a_task_is_scored_on_the_problem_that_evaluations_are_of(folder):
+    text = "problem: {kind: random_scaling, scale: 0, convex: 50, of: {kind: quadratic, dimension: 2}}\n" + EVAL
+    (folder / "suite" / "b.yaml").write_text(text)
+    (folder / "one").mkdir()
+    (folder / "one" / "b.yaml").write_text(text)
+    (folder / "plain.yaml").write_text("name: plain\nproblem: {kind: quadratic, dimension: 2}\n" + EVAL)
+    l2l(folder, "train", "small.yaml", "--run-dir", "run", *QUIET)
+    out, _ = l2l(folder, "score", "run", "--suite", "one", "--json")
+    shown, _ = l2l(folder, "eval", "run", "--config", "plain.yaml", "--json")
+    found, plain = json.loads(out)["tasks"]["b"], json.loads(shown)
+    assert found["ratio_final"] == pytest.approx(plain["ratio_final"], rel=1e-4)
+
+
 def test_a_mixture_is_trained_validated_and_compared_member_by_member(folder):
     (folder / "mix.yaml").write_text(MIXTURE)
     l2l(folder, "train", "mix.yaml", "--run-dir", "run", *QUIET)

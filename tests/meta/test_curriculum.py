@@ -5,6 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import optax.contrib
 import pytest
 
 from l2lcli import registry, tree
@@ -69,6 +71,23 @@ def test_it_goes_on_from_the_best_phi_when_validation_does_not_improve():
     assert rows[2]["validation_loss"] == pytest.approx(validated(best, 8), rel=1e-5)
     assert rows[3]["validation_loss"] > rows[2]["validation_loss"] < rows[4]["validation_loss"]
     jax.tree.map(np.testing.assert_array_equal, chunks[-1].record.best, best)
+
+
+@pytest.mark.parametrize("name", ["adam", "prodigy", "schedule_free_sgd"])
+def test_a_new_horizon_begins_with_the_meta_optimizers_own_first_state(name):
+    spec = SPEC.model_copy(update={"meta_optimizer": MetaOptimizerSpec(name=name, learning_rate=1e-3, schedule="constant")})
+    meta = meta_training(PROBLEM, FAMILY, uphill(estimator(spec, PROBLEM, FAMILY, 1)), spec)
+    state = meta.init(KEY, jax.tree.map(jnp.array, PHI), ())
+    for _ in range(3):
+        state, _ = meta.advance(KEY, state, (), jnp.int32(1))
+    phi = jax.tree.map(lambda leaf: leaf + 0.5, state.phi)
+    of = getattr(optax, name, None) or getattr(optax.contrib, name)
+    mine, theirs = (sorted(float(x) for x in jax.tree.leaves(tree)) for tree in (meta.fresh(phi, state), of(1.0).init(phi)))
+    assert mine == pytest.approx(theirs)
+    assert sorted(float(x) for x in jax.tree.leaves(state.opt)) != pytest.approx(theirs)
+    state = state._replace(phi=phi, opt=meta.fresh(phi, state), inner=further(state.inner))
+    state, rows = meta.advance(KEY, state, (), jnp.int32(1))
+    assert int(state.failures) == 0 and np.isfinite(np.asarray(rows[0])).all()
 
 
 def test_episodes_have_the_horizon_of_their_stage_and_so_have_those_of_the_teacher():

@@ -55,6 +55,28 @@ def test_members_begin_anew_after_horizons_of_their_own_and_are_validated_apart(
     np.testing.assert_allclose(found[""], (3 * found["small"] + found["large"]) / 4, rtol=1e-6)
 
 
+@pytest.mark.parametrize("horizon", [4, 16])
+def test_imitation_and_growing_horizons_end_by_the_steps_of_meta_training_whatever_a_members_are(horizon):
+    of_it = SMALL._replace(members={"a": Member(SMALL, 1.0, horizon=horizon, window=4)})
+    steps = 4 * 8 // 4  # of meta-training, by `section`
+    phi = FAMILY.init(KEY, None)
+
+    def grads(**more):
+        spec = section(**more)
+        assert spec.meta_steps == steps
+        meta = meta_training(of_it, FAMILY, estimator(spec, of_it, FAMILY, 1), spec)
+        state, norms = meta.init(KEY, phi, {"a": ()}), []
+        for _ in range(steps):
+            same = jax.tree.map(jnp.array, phi)  # to be donated
+            state, rows = meta.advance(KEY, state._replace(phi=same), {"a": ()}, jnp.int32(1))
+            norms.append(float(rows[0, 1]))
+        return np.array(norms)
+
+    alone, taught = grads(), grads(imitation={"of": "adam", "until": 0.5, "weight": 100.0})
+    differ = ~np.isclose(alone, taught, rtol=1e-6)
+    assert differ.tolist() == [True] * (steps // 2) + [False] * (steps // 2)
+
+
 def test_a_member_whose_window_does_not_divide_its_horizon_is_refused():
     wrong = SMALL._replace(members={"a": Member(SMALL, 1.0, horizon=6)})
     with pytest.raises(ValueError, match=r"problem.members.a: its window of 4 steps does not divide its horizon of 6"):

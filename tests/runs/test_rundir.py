@@ -109,6 +109,18 @@ def test_newest(tmp_path):
     assert rundir.newest(root) == paths[-1]
 
 
+def test_a_run_that_has_begun_is_gone_on_with_rather_than_one_whose_config_was_a_mistake(tmp_path):
+    paths = []
+    for state, step in [("stopped", 3), ("failed", None)]:
+        with rundir.create(tmp_path, "digits", "") as run:
+            paths.append(run.path)
+            run.status(state, step)
+    assert rundir.newest(tmp_path, finished=False) == paths[0]
+    assert rundir.newest(tmp_path) == paths[1]
+    shutil.rmtree(paths[0])
+    assert rundir.newest(tmp_path, finished=False) == paths[1]  # its data may be there by now
+
+
 def test_a_deleted_run_is_not_made_again(run):
     run.save(1, leaves(1), {})
     shutil.rmtree(run.path)
