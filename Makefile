@@ -48,7 +48,7 @@ figures: .venv/installed  ## Draw the figures that README.md and docs/ show agai
 	cp runs/mnist-10000/compare_mnist-long_10000.png docs/_static/mnist-10000.png
 	$(L2L) report $(addprefix runs/reference/digits-,long averages-long preprocess-p20 longer horizon-1000) --out runs/digits-1000.html
 	cp runs/digits-1000/compare_digits-long_1000.png docs/_static/digits-1000.png
-	$(L2L) report $(addprefix runs/reference/sinusoid,/ -maml -maml-first-order) --out runs/few-shot-sinusoid.html
+	$(L2L) report $(addprefix runs/reference/sinusoid,/ -maml -maml-first-order -meta-sgd) --out runs/few-shot-sinusoid.html
 	$(L2L) report $(addprefix runs/reference/omniglot-5way-1shot,/ -lstm-gd-v1 -maml -meta-sgd) --out runs/few-shot-omniglot.html
 	cp runs/few-shot-sinusoid/few_shot_sinusoid.png docs/_static/few-shot-sinusoid.png
 	cp runs/few-shot-omniglot/few_shot_omniglot-5way-1shot.png docs/_static/few-shot-omniglot.png
