@@ -12,7 +12,7 @@ import pytest
 from l2lcli.evaluation.summary import Value
 from l2lcli.reports import curves as curve_files
 from l2lcli.reports import tables
-from l2lcli.runs import trained
+from l2lcli.runs import artefact, trained
 from tests.command_line import CONFIG, QUIET, command, l2l
 
 
@@ -134,6 +134,10 @@ def test_init_from_starts_where_the_other_run_ended(home, tmp_path):
     assert second == pytest.approx([min(first)] * 3, rel=1e-6)  # the first before any training
     _, err = l2l(tmp_path, "train", run / "config.yaml", "--init-from", run, "--set", "optimizer.hidden=3", code=1)
     assert "its parameters do not fit this config: lstm_0/bias is float32[8] there, float32[12] here" in err
+    phi, meta = artefact.read_artefact(run / "optimizer.npz")
+    artefact.write_artefact(tmp_path / "lost.npz", phi | {"lstm_0/bias": phi["lstm_0/bias"] * np.nan}, meta)
+    _, err = l2l(tmp_path, "train", run / "config.yaml", "--init-from", "lost.npz", code=1)
+    assert "train.init_from lost.npz: its parameters are not finite: lstm_0/bias" in err
 
 
 def test_kept_optimizers_are_those_of_their_episode_and_are_compared(home, tmp_path):
@@ -206,6 +210,9 @@ def test_divergence_ends_with_4_and_the_last_good_optimizer(home, tmp_path):
     l2l(tmp_path, "train", "--resume", code=4)
     found = trained.read(latest(tmp_path))
     assert all(np.isfinite(leaf).all() for leaf in found.phi.values())
+    # So is none of a meta-training that ends before so many.
+    _, err = l2l(tmp_path, "train", home / "small.yaml", *wild, "--set", "train.episodes=2", code=4)
+    assert "4 meta-gradients or updates in a row were not finite" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
