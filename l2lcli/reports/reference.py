@@ -36,7 +36,7 @@ def save(folder: Path, root: Path) -> Path:
     The first run of an experiment becomes `<root>/<name>/`; those of other seeds `<root>/<name>/seed-<seed>/` beside it, and
     one of the same seed takes the old one's place. In it: config.yaml, env.json without the command line and with the seconds
     that meta-training took, summary.json, optimizer.npz, metrics.jsonl.xz (six digits), curves/*.csv.xz (see `curves.packed`),
-    and, but for other seeds, inspection.npz, pictures/*.npz.xz of two tasks, and figures/*.png drawn from all these;
+    gates.csv, and, but for other seeds, inspection.npz, pictures/*.npz.xz of two tasks, and figures/*.png drawn from all these;
     `data.raw_dir` is null in all.
 
     Raises RunError where the run has not been evaluated, where it would take more than LARGEST bytes, where an evaluation
@@ -57,9 +57,11 @@ def save(folder: Path, root: Path) -> Path:
     with tempfile.TemporaryDirectory() as temporary, faults(place):
         new = Path(temporary) / "reference"
         _fill(new, folder, config, summary)
-        if place.parent == root:
-            for name in filter(lambda name: (folder / name).is_file(), (updates.FILE, gates.FILE)):
+        main = place.parent == root
+        for name in (gates.FILE, *([updates.FILE] if main else [])):
+            if (folder / name).is_file():
                 shutil.copyfile(folder / name, new / name)
+        if main:
             if found := pictures.read(folder, summary.problem):
                 _put(new / f"{pictures.place(summary.problem)}.xz", lzma.compress(packed(*found.first(TASKS)), preset=9))
             page.figures(new)
