@@ -97,9 +97,9 @@ def build(config: Config) -> Experiment:
     try:
         built = Experiment(config, problem, registry.optimizer.build(config.optimizer), jax.random.key(config.seed))
         phi = jax.eval_shape(built.phi)
-        _fits(built, phi)
         if problem.plain is not None and built.optimizer.start is not None:
             raise ValueError(f"it learns where theta begins, and {config.problem.kind} is evaluated on another theta")
+        _fits(built, phi)
     except ValueError as error:
         raise ConfigError([f"optimizer: {error}"]) from error
     if not jax.tree.leaves(phi):
@@ -190,9 +190,10 @@ def load(
     bound = family.bind(tree.nest(found.phi))
 
     def begin(theta: Any) -> Any:
+        state = bound.init(theta)  # first, for what it says against a network is the clearer
         if reason := tree.misfit(found.phi, jax.eval_shape(family.init, jax.random.key(0), theta)):
             raise ValueError(f"{found.artefact}: is not for this network: {reason}")
-        return bound.init(theta)
+        return state
 
     tx = transformation(begin, bound.update)
     if state_dtype is not None:
