@@ -267,9 +267,12 @@ class Estimator(NamedTuple):
       shardings: state -> how `estimate` leaves it on several devices, a prefix of its tree, t on all; None on one device.
       restart: (the key of all episodes, meta-step, phi, data, state) -> the state in which that meta-step begins; nothing is
         consumed. None: all optimizees begin anew together, every T / W meta-steps.
+      family: the family whose states its optimizees have, whole, where that is not the optimizer as it was given: of the
+        raveled theta, say.
     """
 
     init: Callable[[Key, Phi, Data], State]
     estimate: Callable[[Key, Phi, Data, State], tuple[Estimate, State]]
     shardings: Callable[[State], Any] | None = None
     restart: Callable[[Key, Any, Phi, Data, State], State] | None = None
+    family: LearnedOptimizer | None = None

@@ -44,6 +44,13 @@ class Job(NamedTuple):
             return self.optimizer  # it looks at whole tensors, which every device has
         return flat(self.optimizer, lambda member, size: self.split(size).optimizer(member))
 
+    @property
+    def together(self) -> LearnedOptimizer:
+        """The same outside of `shard_map`, its state that of all devices."""
+        if self.whole is self.optimizer:
+            return self.optimizer
+        return flat(self.optimizer, lambda member, size: self.split(size).together(member))
+
 
 class Window(NamedTuple):
     """A recorded window. N: this device's own coordinates, of the whole family or of each of its members."""

@@ -52,7 +52,7 @@ def over_tasks(build: Callable[[int, int], Estimator], tasks: int, devices: int)
             out_specs=(everywhere, specs(state)),
         )(key, phi, data, state)  # fmt: skip
 
-    return Estimator(init, estimate, lambda state: _on_mesh(specs(state), devices))
+    return Estimator(init, estimate, lambda state: _on_mesh(specs(state), devices), family=build(tasks, 1).family)
 
 
 def by_coordinate(

@@ -6,6 +6,7 @@ exchange of the update, N floats, per step; the optimizee's own work, small besi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -45,10 +46,17 @@ class Split(NamedTuple):
 
     def phi_part(self, optimizer: LearnedOptimizer, phi: Phi) -> Phi:
         """phi with this device's part of those leaves that are indexed by coordinate."""
+        return self._by_coordinate(self.cut, optimizer, phi)
+
+    def filled(self, optimizer: LearnedOptimizer, phi: Phi) -> Phi:
+        """phi with those leaves that are indexed by coordinate filled up."""
+        return self._by_coordinate(self.fill, optimizer, phi)
+
+    def _by_coordinate(self, change: Callable[[jax.Array], jax.Array], optimizer: LearnedOptimizer, phi: Phi) -> Phi:
         indexed = optimizer.replay and optimizer.replay.per_coordinate
         if self.devices == 1 or indexed is None:
             return phi
-        return jax.tree.map(lambda leaf, mine: self.cut(leaf) if mine else leaf, phi, indexed(phi))
+        return jax.tree.map(lambda leaf, mine: change(leaf) if mine else leaf, phi, indexed(phi))
 
     def optimizer(self, optimizer: LearnedOptimizer) -> LearnedOptimizer:
         """The coordinatewise family for gradients of all coordinates, its state a device's own part of them.
@@ -67,5 +75,20 @@ class Split(NamedTuple):
                 return self.join(step), state
 
             return transformation(init, update)
+
+        return optimizer._replace(bind=bind)
+
+    def together(self, optimizer: LearnedOptimizer) -> LearnedOptimizer:
+        """The same outside of `shard_map`: gradients of all coordinates, its state that of all parts together."""
+
+        def bind(phi):
+            tx = optimizer.bind(self.filled(optimizer, phi))
+
+            def update(grad, state, theta=None, **extra):
+                step: Any
+                step, state = tx.update(self.fill(grad), state, None if theta is None else self.fill(theta), **extra)
+                return step[: self.size], state
+
+            return transformation(lambda theta: tx.init(self.fill(theta)), update)
 
         return optimizer._replace(bind=bind)

@@ -46,6 +46,8 @@ def staggered(estimator: Estimator, problem: Problem, optimizer: LearnedOptimize
     if optimizer.start is not None:
         raise ValueError("train.horizons: this optimizer learns where theta begins, and needs whole episodes")
 
+    stepping = estimator.family or optimizer
+
     def begun(key: Key, step: Any, phi: Phi, data: Data) -> Any:
         task_key, horizon_key = jax.random.split(key)
         state = estimator.init(task_key, phi, data)
@@ -58,7 +60,7 @@ def staggered(estimator: Estimator, problem: Problem, optimizer: LearnedOptimize
         inner = of_tasks(state)
         windows = inner.horizon // horizons.window
         ahead = jax.random.randint(jax.random.fold_in(key, 1), (tasks,), 0, windows)
-        one = lambda inner: unroll(problem, optimizer, phi, inner, data, horizons.window).end
+        one = lambda inner: unroll(problem, stepping, phi, inner, data, horizons.window).end
         deep = inner.value.ndim - 1  # pairs of optimizees, or single ones
         for _ in range(deep):
             one = jax.vmap(one, in_axes=(axes(),), out_axes=axes())

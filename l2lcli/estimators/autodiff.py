@@ -65,9 +65,10 @@ def autodiff(
         devices = 1
     split = lambda size: Split(size, devices, AXIS)
     in_tiles = spec.checkpoint and replay is not None and replay.composed is None and replay.per_coordinate is None
-    whole = optimizer
+    whole = together = optimizer
     if in_tiles or devices > 1:
         whole = flat(optimizer, lambda member, size: split(size).optimizer(member))
+        together = flat(optimizer, lambda member, size: split(size).together(member))
     if in_tiles:
         stepping = flat(optimizer, lambda member, size: split(size).optimizer(tiled(member)))
     else:
@@ -126,5 +127,6 @@ def autodiff(
         return Estimate(grad, loss, losses.mean(0)), after
 
     if devices == 1:
-        return Estimator(init, local)
-    return Estimator(init, by_coordinate(local, devices), lambda state: shardings_by_coordinate(state, devices))
+        return Estimator(init, local, family=together)
+    shardings = lambda state: shardings_by_coordinate(state, devices)
+    return Estimator(init, by_coordinate(local, devices), shardings, family=together)

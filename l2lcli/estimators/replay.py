@@ -87,4 +87,4 @@ def replay(
         return (local if devices == 1 else by_coordinate(local, devices, whole))(key, phi, data, state)
 
     shardings = None if devices == 1 else lambda state: shardings_by_coordinate(state, devices, composed is not None)
-    return Estimator(lambda key, phi, data: begin(job, key, phi, data), estimate, shardings)
+    return Estimator(lambda key, phi, data: begin(job, key, phi, data), estimate, shardings, family=job.together)

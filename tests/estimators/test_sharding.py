@@ -50,6 +50,18 @@ for devices in (1, 2):  # one task, whose coordinates are split: 4 in blocks of 
         state = made.init(jax.random.key(2), phi, ())
         found.append(jax.tree.map(np.asarray, jax.jit(made.estimate)(jax.random.key(3), phi, (), state)[0]))
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found[:2], found[2:])
+from l2lcli.estimators._staggered import Horizons, staggered
+thetas = []
+for devices in (1, 2):  # tasks are spread over horizons of their own: 5 coordinates filled up to 6, or tasks apart
+    for tasks in (3, 4):
+        build = lambda m, n: registry.estimator.build(ReplaySpec(window=5), small, family, m, Objective((1.0,) * 20), n)
+        made = _sharding.over_tasks(build, tasks, devices)
+        made = staggered(made, small, family, tasks, Horizons(10, 20, 5, 0))
+        spread = lambda: made.restart(jax.random.key(2), 0, phi, (), made.init(jax.random.key(2), phi, ()))
+        state = jax.jit(spread)()
+        assert state.t.max() > 0
+        thetas.append(np.asarray(jax.jit(made.estimate)(jax.random.key(3), phi, (), state)[1].theta["theta"]))
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), thetas[:2], thetas[2:])
 print("equal")
 """
 

@@ -12,12 +12,15 @@ from l2lcli.estimators._staggered import Horizons, staggered
 from l2lcli.inner.unroll import fresh, unroll
 from l2lcli.meta.estimator import estimator, split
 from l2lcli.meta.steps import meta_training
+from l2lcli.optimizers.groups import Group, GroupsSpec, groups
 from l2lcli.optimizers.hand import hand
 from l2lcli.problems.quadratic import QuadraticSpec
 
 SMALL, LARGE = (registry.problem.build(QuadraticSpec(dimension=n), None) for n in (2, 3))
 FAMILY = hand("sgd", 0.01)
 MIXTURE = SMALL._replace(members={"small": Member(SMALL, 3.0), "large": Member(LARGE, 1.0, tasks=2, horizon=4, window=2)})
+ADAM = hand("adam", 0.01)
+GROUP = groups(GroupsSpec(groups={"all": Group(match=["*"], optimizer=registry.optimizer.specs()["adam"]())}))
 KEY = jax.random.key(0)
 
 
@@ -83,14 +86,16 @@ def test_a_member_whose_window_does_not_divide_its_horizon_is_refused():
         estimator(section(), wrong, FAMILY, 1)
 
 
-@pytest.mark.parametrize("kind", ["autodiff", "replay", "nres"])
-def test_tasks_stand_at_steps_of_their_own_and_begin_anew_one_by_one(kind):
-    from l2lcli.inner.flat import flat
-
-    family = flat(FAMILY) if kind == "replay" else FAMILY
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [("autodiff", FAMILY), ("replay", FAMILY), ("nres", FAMILY), ("replay", ADAM), ("replay", GROUP)],
+    ids=["autodiff", "replay", "nres", "replay, moments", "replay, groups"],
+)
+def test_tasks_stand_at_steps_of_their_own_and_begin_anew_one_by_one(kind, family):
     spec = registry.estimator.specs()[kind](window=2)
     build = lambda: registry.estimator.build(spec, LARGE, family, 16, Objective((1.0,) * 8))
-    made, phi = staggered(build(), LARGE, family, 16, Horizons(2, 8, 2, 0)), FAMILY.init(KEY, None)
+    phi = family.init(KEY, {"theta": jnp.zeros(3)})
+    made = staggered(build(), LARGE, family, 16, Horizons(2, 8, 2, 0))
     state = jax.jit(lambda: made.restart(KEY, 0, phi, (), made.init(KEY, phi, ())))()
     inner = state if kind != "nres" else state.inner
     assert len(set(np.asarray(inner.horizon).tolist())) > 2 and len(set(np.asarray(inner.t).tolist())) > 2
@@ -114,9 +119,7 @@ def test_tasks_stand_at_steps_of_their_own_and_begin_anew_one_by_one(kind):
 
 def test_each_task_of_a_staggered_window_has_the_gradient_of_its_own_steps():
     """Replay with weights for the end of each run's own horizon, against autodiff."""
-    from l2lcli.inner.flat import flat
-
-    family, objective = flat(FAMILY), Objective((1.0,) * 8, last=0.5, measure="log")
+    family, objective = FAMILY, Objective((1.0,) * 8, last=0.5, measure="log")
     found = []
     for kind in ("autodiff", "replay"):
         spec = registry.estimator.specs()[kind](window=2)
