@@ -14,7 +14,7 @@ from jax.core import Tracer
 from l2lcli import registry, tree
 from l2lcli.base import Key, LearnedOptimizer, Problem
 from l2lcli.config import Config, ConfigError, variant
-from l2lcli.config.specs import FEW_SHOT, LINE_SEARCH
+from l2lcli.config.specs import LINE_SEARCH
 from l2lcli.data.source import DataError
 from l2lcli.inner.any_tree import for_any_tree
 from l2lcli.inner.check import check_problem, malformed
@@ -107,12 +107,10 @@ def build(config: Config) -> Experiment:
     if config.few_shot != (problem.query is not None):
         said = "says few_shot, and has no query" if config.few_shot else "has a query: its spec must say `few_shot = True`"
         raise ConfigError([f"problem.kind: {config.problem.kind!r} {said}"])
-    if not config.few_shot and (alien := [name for name in config.eval.baselines if name in FEW_SHOT]):
-        raise ConfigError([f"eval.baselines: {alien[0]} is for few-shot problems, which {config.problem.kind} is not"])
     searches = [name for name in config.eval.baselines if name in LINE_SEARCH]
-    if searches and (config.few_shot or problem.minibatch):
-        why = "is few-shot" if config.few_shot else "is another loss at every step"
-        raise ConfigError([f"eval.baselines: {searches[0]} searches along a line of one loss, and {config.problem.kind} {why}"])
+    if searches and problem.minibatch:
+        why = f"{config.problem.kind} is another loss at every step"
+        raise ConfigError([f"eval.baselines: {searches[0]} searches along a line of one loss, and {why}"])
     return built
 
 

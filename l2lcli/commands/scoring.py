@@ -15,7 +15,7 @@ from l2lcli import processes, registry, tree
 from l2lcli.commands import backend
 from l2lcli.commands.progress import Display
 from l2lcli.config import Config, ConfigError
-from l2lcli.config.specs import FEW_SHOT, LINE_SEARCH
+from l2lcli.config.specs import LINE_SEARCH
 from l2lcli.data.source import DataError
 from l2lcli.evaluation import score as scoring
 from l2lcli.experiment import Experiment, build
@@ -179,15 +179,13 @@ class Scorer:
 def _scored(name: str, config: Config) -> Config:
     """A task's config. Raises ConfigError where it cannot be one, before any has been worked on."""
     kind, baselines = config.problem.kind, config.eval.baselines
-    searches, few = ([each for each in baselines if each in alien] for alien in (LINE_SEARCH, FEW_SHOT))
+    searches = [each for each in baselines if each in LINE_SEARCH]
     if config.few_shot:
         fault = f"problem.kind: {kind} is few-shot, and scores are of losses: l2l eval judges it"
     elif not baselines:
         fault = "eval.baselines: none, and scores are against the best of them"
     elif searches:
         fault = f"eval.baselines: {searches[0]} has no learning rate, and scores are against those with one"
-    elif few:
-        fault = f"eval.baselines: {few[0]} is for few-shot problems, which {kind} is not"
     else:
         return config
     raise ConfigError([f"{name}: {fault}"])

@@ -13,12 +13,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from l2lcli.config.baselines import hand_made
 from l2lcli.config.faults import Finding, check, check_record, locate, suggest
 from l2lcli.config.files import IMPORTS, read, settings, take_imports
 from l2lcli.config.horizons import curriculum, drawn_horizons, listed_weights
-from l2lcli.config.specs import FEW_SHOT, LINE_SEARCH, Config, config_class
+from l2lcli.config.specs import Config, config_class
 from l2lcli.config.tree import find, leaves, merge, nest, split
-from l2lcli.config.yaml_read import DEFAULT, Fault, Node, Path, node, shown, unplaced
+from l2lcli.config.yaml_read import DEFAULT, Fault, Node, node, shown, unplaced
 from l2lcli.config.yaml_write import emit
 from l2lcli.sinks import source as sinks
 
@@ -205,8 +206,6 @@ def _check(tree: Node, thorough: bool) -> tuple[Config | None, list[Finding]]:
 
 def _cross(config: Config) -> Iterator[Finding]:
     """What only several fields together show to be wrong, and names that are Optax's to know."""
-    from l2lcli.optimizers import hand
-
     horizon, window = config.train.horizon, getattr(config.train.estimator, "window", None)
     at = ("train", "estimator", "window")
     if window and horizon % window:
@@ -240,18 +239,4 @@ def _cross(config: Config) -> Iterator[Finding]:
             yield Finding(("sinks", i), f"unknown sink {shown(name)}{suggest(name, known)}")
     if config.name in config.eval.variants:  # their curves would share a file
         yield Finding(("eval", "variants", config.name), "has the experiment's own name")
-    names: dict[Path, tuple[str, int | None]] = {("train", "meta_optimizer", "name"): (config.train.meta_optimizer.name, None)}
-    for i, name in enumerate(config.eval.baselines):
-        if name in config.eval.baselines[:i]:
-            yield Finding(("eval", "baselines", i), f"{shown(name)} is there twice")
-        elif name in LINE_SEARCH and config.eval.equal_time:
-            yield Finding(("eval", "baselines", i), f"{name} is compared at equal steps alone", (("eval", "equal_time"),))
-        elif name not in (*FEW_SHOT, *LINE_SEARCH):
-            names["eval", "baselines", i] = name, config.eval.steps
-    if config.train.imitation is not None:
-        names["train", "imitation", "of"] = config.train.imitation.of, None
-    for path, (name, horizon) in names.items():
-        try:
-            hand.check(name, horizon)  # loads JAX for a name that is not among the common ones
-        except ValueError as error:
-            yield Finding(path, str(error))
+    yield from hand_made(config)

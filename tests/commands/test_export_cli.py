@@ -1,6 +1,7 @@
 """`l2l export`: what it writes is read wherever an optimizer is named, and nothing is written over."""
 
 import json
+import re
 import sys
 
 import jax.numpy as jnp
@@ -174,3 +175,17 @@ def test_a_file_that_says_no_more_than_what_it_is_has_a_card_too(tmp_path):
     text = (tmp_path / "bare-hf/README.md").read_text()
     assert "Its file does not say." in text and "`l2l score bare-hf` makes one." in text
     assert_same(trained.read(tmp_path / "bare-hf").phi, phi)
+
+
+def test_the_card_of_an_optimizer_that_has_learned_where_to_begin_says_how(tmp_path, monkeypatch):
+    """Its lines of JAX, run as they stand there."""
+    phi = {"rate": np.full(3, 0.5, np.float32), "start": np.array([1, -2, 3], np.float32)}
+    write_artefact(tmp_path / "begun.npz", phi, {"config": {"optimizer": {"kind": "meta_sgd"}}})
+    l2l(tmp_path, "export", "begun.npz", "--format", "hf")
+    text = (tmp_path / "begun-hf/README.md").read_text()
+    begun, lines = re.findall(r"`(params = l2lcli\.start\(.*?)`", text), re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    assert len(begun) == 1 and lines.count("state = tx.init(params)") == 1
+    monkeypatch.chdir(tmp_path)
+    names = {"params": {"w": jnp.zeros(3)}, "grads": {"w": jnp.array([1.0, 0.0, -1.0])}, "loss": jnp.float32(1)}
+    exec(lines.replace("state = tx.init", f"{begun[0]}\nstate = tx.init"), names)
+    np.testing.assert_allclose(names["params"]["w"], [0.5, -2.0, 3.5], rtol=1e-6)  # start - rate * gradient

@@ -91,7 +91,7 @@ def test_what_is_no_suite_is_said_in_one_line(folder, suite, complaint):
         ("problem: {kind: sinusoid}", "c: problem.kind: sinusoid is few-shot"),
         ("problem: {kind: quadratic}\neval: {baselines: []}", "c: eval.baselines: none"),
         ("problem: {kind: quadratic}\neval: {baselines: [adam, bfgs]}", "c: eval.baselines: bfgs has no learning rate"),
-        ("problem: {kind: quadratic}\neval: {baselines: [finetune]}", "c: eval.baselines: finetune is for few-shot problems"),
+        ("problem: {kind: quadratic}\neval: {baselines: [finetune]}", "eval.baselines.0: finetune is for few-shot problems"),
     ],
 )
 def test_what_cannot_be_scored_is_said_before_any_task_is_worked_on(folder, text, complaint):

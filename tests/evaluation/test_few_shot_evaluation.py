@@ -142,7 +142,7 @@ def test_gates_are_those_of_the_state_by_layer():
 def test_finetune_is_refused_where_there_are_no_episodes(tmp_path):
     (tmp_path / "c.yaml").write_text("problem: {kind: quadratic}\neval: {baselines: [finetune]}\n")
     with pytest.raises(ConfigError, match="finetune is for few-shot problems, which quadratic is not"):
-        experiment.build(load(tmp_path / "c.yaml"))
+        load(tmp_path / "c.yaml")
 
 
 def test_the_published_protocol_runs_on_a_folder_of_images(home, tmp_path):
