@@ -40,16 +40,17 @@ class Job(NamedTuple):
     @property
     def whole(self) -> LearnedOptimizer:
         """The optimizer of any theta, its state that of this device's own coordinates."""
-        if self.optimizer.replay is not None and self.optimizer.replay.composed is not None:
-            return self.optimizer  # it looks at whole tensors, which every device has
-        return flat(self.optimizer, lambda member, size: self.split(size).optimizer(member))
+        return self._raveled(Split.optimizer)
 
     @property
     def together(self) -> LearnedOptimizer:
         """The same outside of `shard_map`, its state that of all devices."""
-        if self.whole is self.optimizer:
-            return self.optimizer
-        return flat(self.optimizer, lambda member, size: self.split(size).together(member))
+        return self._raveled(Split.together)
+
+    def _raveled(self, adapted: Callable[[Split, LearnedOptimizer], LearnedOptimizer]) -> LearnedOptimizer:
+        if self.optimizer.replay is not None and self.optimizer.replay.composed is not None:
+            return self.optimizer  # it looks at whole tensors, which every device has
+        return flat(self.optimizer, lambda member, size: adapted(self.split(size), member))
 
 
 class Window(NamedTuple):

@@ -30,14 +30,10 @@ def over_tasks(build: Callable[[int, int], Estimator], tasks: int, devices: int)
         raise ValueError(f"{devices} devices asked for, {jax.device_count()} present")
     if tasks % devices or devices == 1:
         return build(tasks, devices)
-    local = build(tasks // devices, 1)
+    local, together = build(tasks // devices, 1), build(tasks, 1)
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
     # Tasks that stand at steps of their own have t and a horizon each; of tasks in lock-step these are scalars.
     specs = lambda state: jax.tree.map(lambda leaf: split if leaf.ndim else everywhere, state)
-
-    def init(key, phi, data):
-        # Keys are split once, for all M, so the optimizees do not depend on the number of devices.
-        return build(tasks, 1).init(key, phi, data)
 
     def estimate(key, phi, data, state):
         def one(key, phi, data, state):
@@ -52,7 +48,8 @@ def over_tasks(build: Callable[[int, int], Estimator], tasks: int, devices: int)
             out_specs=(everywhere, specs(state)),
         )(key, phi, data, state)  # fmt: skip
 
-    return Estimator(init, estimate, lambda state: _on_mesh(specs(state), devices), family=build(tasks, 1).family)
+    # Keys are split once, for all M, so the optimizees do not depend on the number of devices.
+    return Estimator(together.init, estimate, lambda state: _on_mesh(specs(state), devices), family=together.family)
 
 
 def by_coordinate(

@@ -7,13 +7,15 @@ exchange of the update, N floats, per step; the optimizee's own work, small besi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from l2lcli.base import LearnedOptimizer, Phi
 from l2lcli.inner.transformation import transformation
+
+Vectors: TypeAlias = Callable[[jax.Array], jax.Array]
 
 
 class Split(NamedTuple):
@@ -48,47 +50,37 @@ class Split(NamedTuple):
         """phi with this device's part of those leaves that are indexed by coordinate."""
         return self._by_coordinate(self.cut, optimizer, phi)
 
-    def filled(self, optimizer: LearnedOptimizer, phi: Phi) -> Phi:
-        """phi with those leaves that are indexed by coordinate filled up."""
-        return self._by_coordinate(self.fill, optimizer, phi)
-
-    def _by_coordinate(self, change: Callable[[jax.Array], jax.Array], optimizer: LearnedOptimizer, phi: Phi) -> Phi:
-        indexed = optimizer.replay and optimizer.replay.per_coordinate
-        if self.devices == 1 or indexed is None:
-            return phi
-        return jax.tree.map(lambda leaf, mine: change(leaf) if mine else leaf, phi, indexed(phi))
-
     def optimizer(self, optimizer: LearnedOptimizer) -> LearnedOptimizer:
         """The coordinatewise family for gradients of all coordinates, its state a device's own part of them.
 
         Outside of `shard_map`, init gives the state of all parts together.
         """
+        return self._adapted(optimizer, self.cut, self.join)
+
+    def together(self, optimizer: LearnedOptimizer) -> LearnedOptimizer:
+        """The same outside of `shard_map`: its state is that of all parts together."""
+        return self._adapted(optimizer, self.fill, lambda vector: vector[: self.size])
+
+    def _adapted(self, optimizer: LearnedOptimizer, enter: Vectors, leave: Vectors) -> LearnedOptimizer:
+        """The family on what `enter` makes of vectors of all coordinates; `leave` makes an update of them again."""
 
         def bind(phi):
             def init(theta):
                 return optimizer.bind(phi).init(self.fill(theta))
 
             def update(grad, state, theta=None, **extra):
-                tx = optimizer.bind(self.phi_part(optimizer, phi))
+                tx = optimizer.bind(self._by_coordinate(enter, optimizer, phi))
                 step: Any
-                step, state = tx.update(self.cut(grad), state, None if theta is None else self.cut(theta), **extra)
-                return self.join(step), state
+                step, state = tx.update(enter(grad), state, None if theta is None else enter(theta), **extra)
+                return leave(step), state
 
             return transformation(init, update)
 
         return optimizer._replace(bind=bind)
 
-    def together(self, optimizer: LearnedOptimizer) -> LearnedOptimizer:
-        """The same outside of `shard_map`: gradients of all coordinates, its state that of all parts together."""
-
-        def bind(phi):
-            tx = optimizer.bind(self.filled(optimizer, phi))
-
-            def update(grad, state, theta=None, **extra):
-                step: Any
-                step, state = tx.update(self.fill(grad), state, None if theta is None else self.fill(theta), **extra)
-                return step[: self.size], state
-
-            return transformation(lambda theta: tx.init(self.fill(theta)), update)
-
-        return optimizer._replace(bind=bind)
+    def _by_coordinate(self, change: Vectors, optimizer: LearnedOptimizer, phi: Phi) -> Phi:
+        """phi with those leaves changed that are indexed by coordinate."""
+        indexed = optimizer.replay and optimizer.replay.per_coordinate
+        if self.devices == 1 or indexed is None:
+            return phi
+        return jax.tree.map(lambda leaf, mine: change(leaf) if mine else leaf, phi, indexed(phi))
