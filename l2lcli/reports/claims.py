@@ -16,6 +16,7 @@ from l2lcli.runs.files import RunError, read_json, read_yaml
 
 HEADER = ["claim", "published", "measure", "here: loss / loss = ratio [95 %]", "verdict"]
 NOT_MEASURED = "not measured"
+ROUNDED = 2e-3  # relative: what the digits that are kept of a loss leave open
 MEASURES = {"final": "final loss", "sum": "summed loss", "time": "final loss, equal time"}
 
 
@@ -53,8 +54,8 @@ class LossRatio(NamedTuple):
         shown = f"{tables.number(self.ours, 3)} / {tables.number(self.theirs, 3)} ({self.rival})"
         if self.ratio is None:
             return shown
-        ends = f" [{', '.join(tables.number(end, 3) for end in self.interval)}]" if self.interval else ""
-        return f"{shown} = {tables.number(self.ratio, 3)}{ends}"
+        ends = f" [{', '.join(_apart(end, 1) for end in self.interval)}]" if self.interval else ""
+        return f"{shown} = {_apart(self.ratio, 1)}{ends}"
 
     def point(self) -> float:
         """The ratio; infinite where the first loss diverged or the second is 0, and 0 where only the second diverged."""
@@ -81,7 +82,7 @@ def _row(root: Path, claim: Claim) -> list[str]:
     others = [other.point() for other in _other_seeds(root, claim)]
     shown, sides = str(found), [*found.ends(), *others]
     if others:
-        shown += f"; other meta-training seeds {', '.join(tables.number(other, 3) for other in others)}"
+        shown += f"; other meta-training seeds {', '.join(_apart(other, 1) for other in others)}"
     held = [side < 1 for side in sides] if claim.expect == "below 1" else [side > 1 for side in sides]
     return [*first, shown, _verdict(held, bool(others))]
 
@@ -111,9 +112,9 @@ def _number(root: Path, claim: Claim, name: str) -> list[str]:
     first = [claim.claim, claim.published, name]
     if not found:
         return [*first, "-", NOT_MEASURED]
-    shown = tables.number(found[0], 3)
-    if len(found) > 1:
-        shown += f"; other meta-training seeds {', '.join(tables.number(value, 3) for value in found[1:])}"
+    shown, *others = (_apart(value, claim.above, claim.below) for value in found)
+    if others:
+        shown += f"; other meta-training seeds {', '.join(others)}"
     low, high = -np.inf if claim.above is None else claim.above, np.inf if claim.below is None else claim.below
     held = [low <= value <= high for value in found]
     return [*first, shown, _verdict(held, len(found) > 1)]
@@ -135,6 +136,13 @@ def _few_shot(root: Path, claim: Claim) -> list[str]:
         apart = ours - theirs if claim.expect == "above 1" else theirs - ours
         held += [apart > np.hypot(ci, of), apart > -np.hypot(ci, of)]  # as if the episodes were not the same: more cautious
     return [*first, text + ", ".join(shown[1:]), _verdict(held, len(found) > 1)]
+
+
+def _apart(value: float | None, *bounds: float | None) -> str:
+    """Three significant digits, or as many more as tell it from these bounds: .9997 is no 1.00 where 1 is the question."""
+    others = {bound for bound in bounds if bound is not None and bound != value}
+    told = lambda digits: all(tables.number(value, digits) != tables.number(bound, digits) for bound in others)
+    return tables.number(value, next((digits for digits in range(3, 7) if told(digits)), 7))
 
 
 def _verdict(held: list[bool], seeds: bool) -> str:
@@ -184,12 +192,13 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
     ours, theirs = own.get(name), own.get(best)
     if metric == "sum":
         ours, theirs = own.get(f"{name}@sum", ours), own.get(f"{best}@sum", theirs)
-    level = part.mean(name, "final")
+    levels = [part.mean(name, "final"), part.mean(best, "final")]
     if against is not None:
         other = tables.read_summary(against)
         if other is None:
             return None
         theirs = curves.of(against, other.problem).get(other.learned or "")
+        levels[1] = other.mean(str(other.learned), "final")
     rival = claim.against or best
     if ours is None or theirs is None or ours.shape != theirs.shape or not np.array_equal(ours[:, 0], theirs[:, 0]):
         raise RunError(f"{claim.claim}: {folder.name} and {rival} have no curves on the same seeds and steps")
@@ -197,9 +206,14 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
     if metric == "final":
         # Whether losses are those of minibatches, only what was said of them tells.
         means = {noisy: statistics.final(ours, noisy).mean() for noisy in (False, True)}
-        minibatch = level is not None and abs(means[True] - level) < abs(means[False] - level)
+        minibatch = levels[0] is not None and abs(means[True] - levels[0]) < abs(means[False] - levels[0])
         measure = lambda losses: statistics.final(losses, minibatch)
     samples = measure(ours), measure(theirs)
+    # A verdict on other losses than those that the report shows would go unnoticed.
+    for place, losses, level in zip((folder, against or folder), samples, levels, strict=True):
+        if metric == "final" and level is not None and not np.isclose(losses.mean(), level, rtol=ROUNDED):
+            ends = f"its curves end at {losses.mean():.3g} and its summary.json says {level:.3g}"
+            raise RunError(f"{place}: {ends}: keep it again")
     ratio, interval = statistics.ratio_interval(*samples)
     return LossRatio(ratio, interval, float(samples[0].mean()), float(samples[1].mean()), rival)
 

@@ -16,8 +16,10 @@ from tests.support import ROOT
 
 def result(folder, ratio=0.5, interval=(0.4, 0.6), variants=(), losses=None):
     entry = {"final": 1.0, "sum": 9.0, "phi_final": None, "phi_sum": None}
+    ends = {name: entry | {"final": float(of[:, -1].mean())} for name, of in (losses or {}).items() if "@" not in name}
     part = {
-        **{"problem": folder.name, "learned": "lstm", "steps": 3, "seeds": 4, "optimizers": {"lstm": entry, "adam": entry}},
+        **{"problem": folder.name, "learned": "lstm", "steps": 3, "seeds": 4},
+        **{"optimizers": {"lstm": entry, "adam": entry} | ends},
         **{"best_baseline": {"final": "adam", "sum": "adam"}, "ratio_final": ratio, "ratio_final_ci": interval},
         **{"ratio_sum": ratio, "ratio_sum_ci": interval},
     }
@@ -44,6 +46,15 @@ def test_the_verdict_is_the_intervals_side_of_1(tmp_path, ratio, interval, below
     result(tmp_path / "digits", ratio, interval)
     found = rows(tmp_path, {"run": "digits"}, {"run": "digits", "expect": "above 1"})
     assert [row[-1] for row in found] == [below, above]
+
+
+def test_digits_enough_to_check_a_verdict_by_eye(tmp_path):
+    result(tmp_path / "digits", 0.99, [0.98, 0.9996])
+    result(tmp_path / "digits/seed-1", 1.00004, None)
+    assert rows(tmp_path, {"run": "digits"})[0][3].endswith("= 0.990 [0.980, 0.9996]; other meta-training seeds 1.00004")
+    result(tmp_path / "medians", losses={"lstm": np.full((4, 4), 0.9997), "adam": np.ones((4, 4))})
+    (row,) = rows(tmp_path, {"run": "medians", "number": "median/adam", "above": 0.9, "below": 0.9999})
+    assert row[3:] == ["0.9997", "**holds** (one run)"]
 
 
 def test_without_a_ratio_who_was_lost_decides(tmp_path):
@@ -117,6 +128,15 @@ def test_two_runs_are_compared_seed_by_seed(tmp_path):
     for other in ({"against": "c"}, {"optimizer": "lstm after 20", "against": "b"}):
         with pytest.raises(RunError, match=r"a and [bc] have no curves on the same seeds and steps"):
             rows(tmp_path, {"run": "a", "metric": "sum", **other})
+
+
+def test_curves_that_do_not_end_where_the_summary_says_are_no_ground_for_a_verdict(tmp_path):
+    for name in ("a", "b"):
+        result(tmp_path / name, losses={"lstm": np.ones((4, 4))})
+    other = np.tile([1, 1, 1, 1.1], (4, 1))
+    (tmp_path / "b/curves/b.csv.xz").write_bytes(curves.packed({"lstm": other}, 101))
+    with pytest.raises(RunError, match=r"b: its curves end at 1.1 and its summary.json says 1: keep it again"):
+        rows(tmp_path, {"run": "a", "against": "b"})
 
 
 def test_other_seeds_of_two_runs_are_paired(tmp_path):
