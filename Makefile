@@ -62,8 +62,8 @@ paper: .venv/installed  ## Run the experiments of the table of claims from nothi
 	set -e; for name in mnist-architectures:mnist digits-variants:digits digits-long:digits digits-averages-long:digits-averages \
 	  mnist-long-general:general; do \
 	  $(L2L) eval $${name#*:} --config configs/$${name%:*}.yaml; $(L2L) report runs/evaluations/latest --save-reference; done
-	set -e; for name in digits digits-averages; do for seed in 1 2; do \
-	  $(L2L) eval runs/reference/$$name/seed-$$seed/optimizer.npz --config configs/$$name-long.yaml --set seed=$$seed; \
+	set -e; for name in digits-long:digits digits-averages-long:digits-averages mnist-long-general:general; do for seed in 1 2; do \
+	  $(L2L) eval runs/reference/$${name#*:}/seed-$$seed/optimizer.npz --config configs/$${name%:*}.yaml --set seed=$$seed; \
 	  $(L2L) report runs/evaluations/latest --save-reference; done; done
 	set -e; for name in general general-small general/seed-1 general/seed-2; do $(L2L) score $$name; done
 	set -e; for name in general-without-relu general-without-sigmoid; do for seed in "" /seed-1 /seed-2; do \
