@@ -209,7 +209,7 @@ OF = {  # how a bullet of README begins -> the results that its ratios are of
     "On MNIST the paper's LSTM reaches": ["mnist-window20", "mnist-deepmind"],
     "Running averages": ["mnist"],
     "To go on for longer": ["digits-horizon-1000", "digits-longer"],
-    "`general` holds over 10,000": ["mnist-long-general", "mnist-rnnprop", "mnist-long", "mnist-imitation"],
+    "`general` holds over 10,000": ["mnist-long-general", "mnist-rnnprop", "mnist-long", "mnist-curriculum"],
     "Coordinates that hear": ["heavy-tailed-gac", "heavy-tailed", "ill-conditioned-ntm-bfgs"],
     "Neural art": ["neural-art"],
     "Few-shot learning": ["omniglot-5way-1shot", "omniglot-20way-1shot-small", "omniglot-5way-5shot"],
