@@ -103,3 +103,14 @@ def test_strange_losses_are_drawn(tmp_path, case):
     assert ("adam (diverged 1/4)" in svg) == (case == "diverged")
     assert ("(diverged 4/4" in svg) == (case == "all lost")
     assert (tmp_path / "x.png").stat().st_size > 5000
+
+
+def test_validation_of_a_curriculum_is_a_line_for_each_horizon():
+    judged = [(1, 200, 5.0), (2, 200, 4.0), (2, 500, 9.0), (3, 500, 8.0)]
+    rows = [{"step": step, "horizon": horizon, "validation_loss": loss} for step, horizon, loss in judged]
+    (panel,) = losses.training_figure(rows).draw().axes
+    line = panel.lines[0].get_xydata()
+    assert [tuple(point) for point in line[[0, 1, 3, 4]]] == [(step, loss) for step, _, loss in judged]
+    assert len(line) == 5 and np.isnan(line[2, 1])  # a gap
+    (panel,) = losses.training_figure([{**row, "horizon": 200} for row in rows]).draw().axes
+    assert np.isfinite(panel.lines[0].get_xydata()).all()

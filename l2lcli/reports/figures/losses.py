@@ -85,7 +85,10 @@ def training_figure(rows: list[dict[str, Any]]) -> Figure | None:
             x, y = np.asarray([(r["step"], r[key]) for r in numbers[key]], float).T
             y, half = np.where(np.isfinite(y), y, np.nan), len(y) // 60
             colour, many = (NAMED["nag"], half > 0) if key == "loss" else (LEARNED, False)
-            ax.plot(x, y, color=colour, linewidth=0.7 if many else 1.6, alpha=0.45 if many else 1)
+            # Of a curriculum, losses over different horizons are no one line.
+            ends = [i for i in range(1, len(y)) if numbers[key][i].get("horizon") != numbers[key][i - 1].get("horizon")]
+            parted = np.insert(x, ends, x[ends]), np.insert(y, ends, np.nan)
+            ax.plot(*parted, color=colour, linewidth=0.7 if many else 1.6, alpha=0.45 if many else 1)
             if many:
                 ax.plot(x, [np.median(y[max(0, i - half) : i + half + 1]) for i in range(len(y))], color=colour, linewidth=1.8)
             if np.nanmin(y, initial=np.inf) > 0 and np.isfinite(y).any():
@@ -97,13 +100,14 @@ def training_figure(rows: list[dict[str, Any]]) -> Figure | None:
             if key == "validation_loss" and best:
                 ax.plot(best["step"], best[key], "o", color=INK, markersize=5, zorder=5)
                 text = f"best: {best[key]:.4g} at meta-step {best['step']:,}"
-                ax.text(0.99, 0.95, text, ha="right", va="top", transform=ax.transAxes)
+                ax.text(1, 1.02, text, ha="right", va="bottom", transform=ax.transAxes)
         column[-1].set(xlabel="meta-steps")
         figure.axes[0].set(title="Meta-training")
         return figure
 
     caption = "Meta-training: loss and validation loss against meta-steps. The two may sum over different numbers of steps: "
     caption += "compare their shapes, not their levels. Where rows are many, the thick line is their running median."
+    caption += " Validation of a curriculum is a line for each horizon." if any("horizon" in r for r in valid) else ""
     caption += " Dot: the best validation loss, whose optimizer is the one kept." if best else ""
     skipped = sum(r["skipped"] for r in skips)
     caption += f" Ticks at the bottom: updates skipped for a non-finite gradient, {skipped}." if skips else ""
