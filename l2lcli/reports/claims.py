@@ -209,13 +209,17 @@ def _found(folder: Path, against: Path | None, claim: Claim) -> LossRatio | None
         minibatch = levels[0] is not None and abs(means[True] - levels[0]) < abs(means[False] - levels[0])
         measure = lambda losses: statistics.final(losses, minibatch)
     samples = measure(ours), measure(theirs)
-    # A verdict on other losses than those that the report shows would go unnoticed.
-    for place, losses, level in zip((folder, against or folder), samples, levels, strict=True):
-        if metric == "final" and level is not None and not np.isclose(losses.mean(), level, rtol=ROUNDED):
-            ends = f"its curves end at {losses.mean():.3g} and its summary.json says {level:.3g}"
-            raise RunError(f"{place}: {ends}: keep it again")
+    if metric == "final":
+        _same_ends(folder, samples[0].mean(), levels[0])
+        _same_ends(against or folder, samples[1].mean(), levels[1])
     ratio, interval = statistics.ratio_interval(*samples)
     return LossRatio(ratio, interval, float(samples[0].mean()), float(samples[1].mean()), rival)
+
+
+def _same_ends(folder: Path, ours: float, said: float | None) -> None:
+    """Raises RunError where curves end elsewhere than the report says: a verdict on other losses would go unnoticed."""
+    if said is not None and not np.isclose(ours, said, rtol=ROUNDED):
+        raise RunError(f"{folder}: its curves end at {ours:.3g} and its summary.json says {said:.3g}: keep it again")
 
 
 def _of_task(score: dict[str, Any] | None, task: str, timed: bool) -> LossRatio | None:
